@@ -1,0 +1,146 @@
+"""Scoring one subnet: batch-norm recalibration, folding, top-1, latency.
+
+Running BN statistics belong to no subnet in particular: they are recomputed for each one before it is scored.
+Source: Once-for-All, arXiv:1908.09791; thesis 3.2.2 and 3.3.
+"""
+
+import copy
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from nat_lib.arch import Arch
+from nat_lib.cost import count
+from nat_lib.exits import ensemble
+
+
+class Record(NamedTuple):
+    """One evaluation of one subnet: percent, counts, milliseconds (None: not measured)."""
+
+    arch: Arch
+    val_top1: float
+    val_top5: float
+    val_loss: float
+    params: int
+    macs: int
+    macs_tp: int
+    latency_ms: float | None = None
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy (no smoothing) and percent correct over a set of images."""
+
+    loss: float
+    top1: float
+    top5: float
+
+
+@torch.no_grad()
+def recalibrate(network, batches):
+    """Replace the BN statistics of a plain network, in place, by those of the given batches; returns the network.
+
+    batches : list of images (B, 3, R, R).  Every BN normalises with the batch's own statistics; mean and biased
+              variance are averaged over the batches, weighted by their sizes.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    per_channel = {}
+    hooks = [m.register_forward_hook(lambda m, i, o: per_channel.__setitem__(m, i[0].numel() // i[0].shape[1]))
+             for m in norms]
+    mean, var = ([torch.zeros_like(m.running_mean) for m in norms] for _ in range(2))
+    network.eval()
+    for m in norms:
+        m.train().momentum = 1.0  # running statistics become those of the last batch
+    total = sum(len(x) for x in batches)
+    for x in batches:
+        network(x)
+        for m, mu, v in zip(norms, mean, var, strict=True):
+            n = per_channel[m]
+            mu.add_(m.running_mean, alpha=len(x) / total)
+            v.add_(m.running_var, alpha=len(x) / total * (n - 1) / n)  # the library keeps the unbiased variance
+    for m, mu, v, momentum in zip(norms, mean, var, momenta, strict=True):
+        m.running_mean, m.running_var, m.momentum = mu, v, momentum
+    for hook in hooks:
+        hook.remove()
+    return network.eval()
+
+
+def fold(network):
+    """A copy of a plain network in eval mode with every batch norm folded into the convolution before it."""
+    network = copy.deepcopy(network).eval()
+    for module in list(network.modules()):
+        children = list(module.named_children())
+        for (a, first), (b, second) in zip(children, children[1:], strict=False):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, a, fuse_conv_bn_eval(first, second))
+                setattr(module, b, nn.Identity())
+    return network.to(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def score(network, batches, weights=None):
+    """Score of a network in eval mode over (images, labels) batches; of the weighted ensemble if it has several exits."""
+    totals = _totals(network, batches, weights)
+    return Score(*(totals[-1] / totals[-1, -1])[:3].tolist())
+
+
+@torch.inference_mode()
+def score_exits(network, batches, weights):
+    """[Score of the ensemble, Score of exit 1, ...] of a network that returns several logits."""
+    totals = _totals(network, batches, weights)
+    return [Score(*(t / t[-1])[:3].tolist()) for t in (totals[-1], *totals[:-1])]
+
+
+def _totals(network, batches, weights):
+    """(outputs, 4) sums of loss, 100 * correct, 100 * correct in five, images; the last row is what is reported."""
+    totals = 0
+    for x, y in batches:
+        out = network(x)
+        outputs = [*out, ensemble(out, weights)] if isinstance(out, list) else [out]
+        totals = totals + torch.stack([_correct(o.float(), y) for o in outputs])
+    return totals.double()
+
+
+def _correct(logits, y):
+    best = logits.topk(min(5, logits.shape[1])).indices == y[:, None]
+    return torch.stack([F.cross_entropy(logits, y, reduction="sum"), 100.0 * best[:, 0].sum(), 100.0 * best.sum(),
+                        y.new_tensor(len(y), dtype=torch.float32)])
+
+
+def prepare(net, arch, data, resolution, exits=None):
+    """The subnet as a plain network, BN recalibrated at `resolution` (pixels) and folded: ready to be scored."""
+    return fold(recalibrate(net.extract(arch, exits), data.calibration_batches(resolution)))
+
+
+def evaluate(net, arch, data, batch_size=100, measure_latency=False):
+    """Precise evaluation of one subnet on the validation split, at its own resolution.  Thesis 3.3.4.
+
+    net : `Supernet`;  arch : `Arch`;  data : `data.Data`.  The supernet and its statistics are not changed.
+    """
+    network = prepare(net, arch, data, arch.resolution)
+    result = score(network, data.eval_batches("val", arch.resolution, batch_size))
+    cost = count([arch], net.space, net.n_classes).iloc[0]
+    ms = latency(network, arch.resolution)[0] if measure_latency else None
+    return Record(arch, result.top1, result.top5, result.loss, int(cost.params), int(cost.macs), int(cost.macs_tp), ms)
+
+
+@torch.inference_mode()
+def latency(network, resolution, warmup=20, runs=100):
+    """(median, interquartile range) of milliseconds per forward of one image, on the device the network is on."""
+    device = next(network.parameters()).device
+    x = torch.randn(1, 3, resolution, resolution, device=device).contiguous(memory_format=torch.channels_last)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    times = []
+    for i in range(warmup + runs):
+        wait()
+        began = time.perf_counter()
+        network(x)
+        wait()
+        times += [1000 * (time.perf_counter() - began)] if i >= warmup else []
+    low, median, high = np.percentile(times, (25, 50, 75))
+    return float(median), float(high - low)

@@ -1,0 +1,177 @@
+"""One training loop for every network of the kit: `fit` receives the losses, the batches and the validation.
+
+It resumes after a kill to the bit (a checkpoint every epoch), runs on one process or on several (torchrun), in fp32 or
+under bf16 autocast.  The weights it keeps are those of the best epoch.
+"""
+
+import math
+import time
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import distributed as dist
+from torch import nn
+
+from nat_lib import runs
+
+
+class Schedule(NamedTuple):
+    """Cosine per iteration after a warm-up that comes in addition to the epochs.  Source: thesis 5.2.2, Table 5.2."""
+
+    lr: float
+    epochs: int
+    warmup: int = 0
+    warmup_lr: float | None = None  # None: the warm-up holds lr constant, as one device does in the published code
+
+    @property
+    def total(self):
+        return self.warmup + self.epochs
+
+    def at(self, step, n_batches):
+        """Learning rate of one optimiser step; step counts from 0 over the whole phase."""
+        t, low = step - self.warmup * n_batches, self.lr if self.warmup_lr is None else self.warmup_lr
+        if t < 0:
+            return low + (self.lr - low) * step / (self.warmup * n_batches)
+        return 0.5 * self.lr * (1 + math.cos(math.pi * t / (self.epochs * n_batches)))
+
+
+def sgd(network, weight_decay, momentum=0.9, nesterov=True, exempt=True):
+    """SGD over all parameters; with exempt, BN affine parameters and every bias do not decay (by type, not by name)."""
+    free = {id(p) for m in network.modules() for n, p in m.named_parameters(recurse=False)
+            if isinstance(m, nn.BatchNorm2d) or n == "bias"} if exempt else set()
+    params = [p for p in network.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in params if id(p) not in free], "weight_decay": weight_decay},
+              {"params": [p for p in params if id(p) in free], "weight_decay": 0.0}]
+    return torch.optim.SGD([g for g in groups if g["params"]], lr=1.0, momentum=momentum, nesterov=nesterov, fused=True)
+
+
+def flat_gradients(params):
+    """One zero vector whose slices become the .grad of every parameter: zeroed, reduced and kept as one.
+
+    Gradients are zero, never None, so decay and momentum also act on weights that no sampled subnet used in a step.
+    """
+    params = list(params)
+    flat = torch.zeros(sum(p.numel() for p in params), device=params[0].device)
+    offset = 0
+    for p in params:
+        p.grad = flat.as_strided(p.shape, p.stride(), offset)  # the parameter's own memory format
+        offset += p.numel()
+    return flat
+
+
+def ranks():
+    """(rank, number of processes) of this run; (0, 1) when not started by torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+@contextmanager
+def first_rank_first():
+    """Body run by process 0 alone, then by the others: for what must exist before it is read."""
+    rank, world = ranks()
+    if rank > 0:
+        dist.barrier()
+    yield
+    if rank == 0 and world > 1:
+        dist.barrier()
+
+
+def share(x, y):
+    """This process's part of a batch and its weight in the mean; a tiny last batch is computed by every process."""
+    rank, world = ranks()
+    if len(y) < 2 * world:
+        return x, y, 1 / world
+    return x[rank::world], y[rank::world], len(y[rank::world]) / len(y)
+
+
+def average_buffers(network):
+    """Give all processes the mean of the floating-point buffers (BN statistics), in one flat all-reduce."""
+    _, world = ranks()
+    buffers = [b for b in network.buffers() if b.is_floating_point()]
+    if world > 1 and buffers:
+        flat = torch.cat([b.flatten() for b in buffers]) / world
+        dist.all_reduce(flat)
+        for b, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+            b.copy_(mean.view_as(b))
+
+
+def fit(network, losses, batches, validate, schedule, optimizer, n_batches, cell, precision="fp32", say="training"):
+    """Train, validate every epoch, keep the best epoch's weights; returns (history, best state_dict).
+
+    losses(x, y, step)  -> iterator of (loss, logits): one pair per forward; each is back-propagated before the next is
+                           computed, gradients add up, one optimiser step follows.  Thesis Alg. 3.1 and 5.1
+    batches(epoch)      -> iterator of (images, labels)
+    validate(network)   -> (loss, top1) on the validation split; the highest top1 is the best, the first on ties
+    cell                -> where state.pt (every epoch), best.safetensors and history.csv live; a killed run goes on there
+    """
+    rank, world = ranks()
+    device = next(network.parameters()).device
+    flat = flat_gradients(p for group in optimizer.param_groups for p in group["params"])
+    state = _resume(network, optimizer, cell)
+    for epoch in range(state["epoch"], schedule.total):
+        began, sums, forwards = time.perf_counter(), torch.zeros(2, device=device), 0
+        network.train()
+        for i, (x, y) in enumerate(runs.progress(batches(epoch), f"{say}, epoch {epoch + 1}/{schedule.total}", n_batches)):
+            if len(y) == 1:
+                continue  # batch norm cannot normalise a last batch of one image
+            step = epoch * n_batches + i
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.at(step, n_batches)
+            flat.zero_()
+            x, y, weight = share(x, y)
+            context = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+            for loss, logits in _under(context, losses(x, y, step)):
+                (weight * loss).backward()
+                sums += torch.stack([loss.detach(), 100.0 * (logits.argmax(1) == y).float().mean()])
+                forwards += 1
+            if world > 1:
+                dist.all_reduce(flat)
+            optimizer.step()
+        average_buffers(network)
+        if not torch.isfinite(sums).all():
+            raise runs.Refusal(f"{say}: the loss is not a number in epoch {epoch + 1}; lower lr_factor in the profile "
+                               f"(learning rate now {optimizer.param_groups[0]['lr']:.3g})")
+        val_loss, val_top1 = validate(network)
+        is_best = val_top1 > state["best_top1"]
+        train_loss, train_top1 = (sums / max(forwards, 1)).tolist()
+        state["history"].append({
+            "epoch": epoch + 1, "lr": schedule.at(epoch * n_batches, n_batches), "train_loss": train_loss,
+            "train_top1": train_top1, "val_loss": val_loss, "val_top1": val_top1, "is_best": is_best,
+            "seconds": time.perf_counter() - began})
+        if is_best:
+            state["best_top1"] = val_top1
+        state["epoch"] = epoch + 1
+        if rank == 0:
+            if is_best:
+                runs.save_weights(cell.path("best.safetensors"), network.state_dict())
+            runs.save_state(cell.path("state.pt"), state | {
+                "network": network.state_dict(), "optimizer": optimizer.state_dict(), "rng": runs.rng_state()})
+    if world > 1:
+        dist.barrier()
+    history = pd.DataFrame(state["history"])
+    if rank == 0:
+        runs.write_csv(cell.path("history.csv"), history)
+    return history, runs.load_weights(cell.path("best.safetensors"))
+
+
+def _under(context, pairs):
+    """Compute each next pair inside the autocast context, but leave it while the consumer back-propagates."""
+    pairs = iter(pairs)
+    while True:
+        with context:
+            pair = next(pairs, None)
+        if pair is None:
+            return
+        yield pair
+
+
+def _resume(network, optimizer, cell):
+    """The state a killed run left, loaded into network, optimiser and generators; a fresh one if there is none."""
+    if not cell.path("state.pt").exists():
+        return {"epoch": 0, "best_top1": -1.0, "history": []}
+    state = runs.load_state(cell.path("state.pt"), device=next(network.parameters()).device)
+    network.load_state_dict(state.pop("network"))
+    optimizer.load_state_dict(state.pop("optimizer"))
+    runs.set_rng_state(state.pop("rng"))
+    return state

@@ -1,0 +1,180 @@
+"""Rules, noise and verdicts: the language runs nothing else, and a verdict follows from the numbers alone."""
+
+import ast
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nat_lib import claims
+from nat_lib.claims import NoData, Store, check, judge, printed
+from nat_lib.runs import Refusal
+
+
+def claim(rule, kind="ranking"):
+    return pd.DataFrame([dict.fromkeys(printed("claims").columns, "") | {"id": "X1", "rule": rule, "kind": kind}])
+
+
+def verdict(rule, store, kind="ranking"):
+    return judge(store, claim(rule, kind)).iloc[0]
+
+
+def two(a, b, noise=0.5, **kind):
+    store = Store()
+    store.add("m", {"net": "a"}, a, noise, **kind)
+    store.add("m", {"net": "b"}, b, noise, **kind)
+    return store
+
+
+AB = "one('m', net='a') > one('m', net='b')"
+
+
+# ---------------------------------------------------------------------------------------------- the reference
+
+def test_every_rule_says_of_the_printed_numbers_what_the_reference_says():
+    rows, wrong = printed("claims"), []
+    assert len(rows) == 154
+    for row in rows.itertuples():
+        try:
+            status = ("yes" if check(row.rule, claims.printed_store()) else "no") if row.rule else "no_rule"
+        except NoData:
+            status = "no_data"
+        wrong += [row.id] if status != row.holds_on_paper else []
+    assert wrong == []
+
+
+def test_one_pass_over_all_copies_equals_a_pass_per_copy():
+    store, rules = Store(), [r for r in printed("claims").query("holds_on_paper in ['yes', 'no']").rule]
+    for metric, rows in claims.printed_store().by_metric.items():
+        for v in (claims.printed_store().values[i] for i in rows):
+            store.add(metric, v.dims, v.value, noise=0.3)
+    copies, compared = store.copies(20, seed=3), 0
+    for tree in map(claims.parse, rules):
+        called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call)}
+        if not called & claims.RANKING:
+            run = claims._closure(tree, frozenset())
+            slow = [run(claims._namespace(store, numbers)) for numbers in copies.tolist()]
+            np.testing.assert_array_equal(claims._outcomes(tree, store, copies), slow)
+            compared += 1
+    assert compared > 50
+
+
+def test_run_to_run_noise_is_half_the_mean_squared_difference_of_repeated_runs():
+    rows = pd.concat([printed("table_5_3"), printed("table_5_4")])
+    rows = rows[rows.step.isin(["ER", "EKS"])]
+    key = ["wm", "supernet", "step", "stat"]
+    fixed, pet = (rows[rows.teacher == t].sort_values(key).top1_pct.astype(float).to_numpy() for t in ("fixed", "pet"))
+    assert len(fixed) == 64
+    assert claims.run_to_run_sd() == pytest.approx(np.sqrt(np.mean((fixed - pet) ** 2) / 2))
+    assert claims.single_run_noise(50.0, 10_000) == pytest.approx(np.hypot(0.5, claims.run_to_run_sd()))
+
+
+# ---------------------------------------------------------------------------------------------- the language
+
+@pytest.mark.parametrize("rule", [
+    "__import__('os').system('true')", "().__class__", "q.__globals__", "lambda: 1", "open('x')", "eval('1')",
+    "exec('1')", "[x for x in WMS]", "{1: 2}", "{1}", "f'{1}'", "2 ** 99", "1 // 0", "WMS.count('1.0')", "q", "names",
+    "1 if 1 else 2", "not 1", "1 or 2", "(y := 1)", "one(**{'a': 1})", "max([1], key=abs)", "all(x for x in WMS if x)",
+    "1 != 2", "b'a'", "None", "1j", "WMS[::2]", "print(1)", "getattr(1, 'real')", "all(x for x.y in WMS)", "1; 2",
+    "import os", "", "probe(1)", "(" * 300 + "1" + ")" * 300, "min(WMS)(1)", "WMS[0:open]"])
+def test_anything_that_no_rule_uses_is_refused_before_it_runs(rule):
+    with pytest.raises(Refusal):
+        claims.parse(rule)
+
+
+def test_text_is_not_multiplied():
+    with pytest.raises(Refusal, match="numbers"):
+        check("len('a' * 1000000000) > 1", Store())
+
+
+def test_loop_names_end_with_their_loop():
+    with pytest.raises(Refusal, match="'w'"):
+        claims.parse("all(w == '1.0' for w in WMS) and w == '1.0'")
+
+
+def test_one_wants_exactly_one_value_and_rank_wants_every_label():
+    store = two(1, 2)
+    store.add("m", {"net": "a", "seed": 1}, 3)
+    with pytest.raises(Refusal, match="2 values"):
+        check("one('m', net='a') > 0", store)
+    with pytest.raises(NoData):
+        check("rank('m', over='net', among=['a', 'c'])[0] == 'a'", store)
+    with pytest.raises(NoData):
+        check("mean(q('m', net='z')) > 0", store)
+    assert check("rank('m', over='net', among=['b', 'a']) == ['b', 'a']", store)     # means 2 and 2: order of `among`
+
+
+def test_a_value_that_is_not_a_number_is_refused():
+    with pytest.raises(Refusal, match="leave it out"):
+        Store().add("m", {}, float("nan"))
+
+
+# ---------------------------------------------------------------------------------------------- verdicts
+
+def test_clear_win_clear_loss_tie_and_missing():
+    assert verdict(AB, two(60, 50)).verdict == "reproduced"
+    assert verdict(AB, two(50, 60)).verdict == "contradicted"
+    tie = verdict(AB, two(50, 50.1))
+    assert tie.verdict == "tie within noise" and 0.05 < tie.share < 0.95
+    alone = Store()
+    alone.add("m", {"net": "a"}, 60, 0.5)
+    missing = verdict(AB, alone)
+    assert missing.verdict == "not run in this profile" and (missing.have, missing.asked) == (1, 2)
+    assert np.isnan(missing.share)
+    assert verdict("", two(1, 2)).verdict == "informative"
+
+
+def test_the_share_is_that_of_the_normal_law():
+    """P(a > b) for a - b ~ N(1, 2 * 1) is 0.760."""
+    assert verdict(AB, two(51, 50, noise=1.0)).share == pytest.approx(0.760, abs=0.04)
+
+
+def test_values_of_the_same_run_move_together():
+    rule = "one('m', net='a') == one('m', net='b')"
+    assert verdict(rule, two(50, 50, draw="the same runs")).verdict == "reproduced"
+    assert verdict(rule, two(50, 50)).verdict == "contradicted"
+
+
+def test_without_noise_one_evaluation_decides():
+    assert verdict(AB, two(50.001, 50, noise=0)).verdict == "reproduced"
+
+
+def test_a_printed_number_is_compared_at_the_tolerance_of_noise_and_only_where_runs_are_comparable():
+    rule = "abs(one('m', net='a') - one('m', net='b') - 12.07) < 0.005"
+    near = verdict(rule, two(51.5, 40.0, noise=0.3), "value")
+    assert near.verdict == "reproduced" and near.tolerance == pytest.approx(1.5) and near.ours == "11.50"
+    assert verdict(rule, two(60.0, 40.0, noise=0.3), "value").verdict == "contradicted"
+    loose = verdict(rule, two(51.5, 40.0, noise=1.0), "value")
+    assert loose.tolerance == pytest.approx(2 * 2, rel=0.1)        # the difference has standard deviation sqrt(2)
+    other = verdict(rule, two(51.5, 40.0, comparable=False), "value")
+    assert other.verdict == "not comparable in this profile" and other.ours == "11.50"
+    assert verdict(AB, two(51.5, 40.0, comparable=False)).verdict == "reproduced"      # a ranking holds anywhere
+
+
+def test_counts_keep_the_tolerance_of_the_rule():
+    rule = "abs(one('m', net='a') - 2.88) < 0.01"
+    assert verdict(rule, two(2.876, 0, noise=0), "value").verdict == "reproduced"
+    assert verdict(rule, two(2.9, 0, noise=0), "value").verdict == "contradicted"
+
+
+def test_a_mean_over_half_a_printed_table_is_not_taken_for_the_whole():
+    store = Store()
+    for v in (claims.printed_store().values[i] for i in claims.printed_store().by_metric["eps.top1"]):
+        if v.dims["supernet"] != "SE_P":
+            store.add("eps.top1", v.dims, v.value, 0.5)
+    row = verdict("max(q('eps.top1', wm='1.0', step='EW', stat='best')) > 0", store)
+    assert row.verdict == "not run in this profile" and (row.have, row.asked) == (14, 16)
+
+
+def test_our_side_is_told_in_numbers_labels_and_counts():
+    store = two(60, 50)
+    assert verdict(AB, store).ours == "60.00 against 50.00"
+    assert verdict("best('m', over='net', among=['a', 'b']) == 'b'", store).ours == "a"
+    assert verdict("all(one('m', net=n) > 55 for n in ['a', 'b'])", store).ours == "1 of 2 hold, margin -5.00 to 5.00"
+    assert verdict("all(one('m', net=n) > 55 for n in ['a', 'c'])", store).ours == \
+        "1 of 1 hold, margin 5.00 to 5.00 (1 not run)"
+
+
+def test_the_same_seed_gives_the_same_table():
+    store = claims.printed_store()
+    pd.testing.assert_frame_equal(judge(store), judge(store))

@@ -1,0 +1,137 @@
+"""The training loop: schedule, optimiser groups, zero-filled gradients, resuming, several processes."""
+
+import math
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nat_lib import runs
+from nat_lib.train import Schedule, average_buffers, first_rank_first, fit, flat_gradients, sgd
+
+ENDLESS = 10**6
+
+
+def toy(norm=True, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), *([nn.BatchNorm2d(4)] if norm else []), nn.ReLU(), nn.Dropout(0.2 if norm else 0),
+                         nn.Flatten(), nn.Linear(4 * 36, 3))
+
+
+def batches(epoch, n=4, size=12):
+    for i in range(n):
+        g = torch.Generator().manual_seed(100 * epoch + i)
+        y = torch.randint(0, 3, (size,), generator=g)
+        yield torch.randn(size, 1, 8, 8, generator=g) + y.view(-1, 1, 1, 1), y
+
+
+def train(folder, network, epochs=4, stop=ENDLESS, lr=0.05):
+    """fit on the toy problem; the batch iterator raises after `stop` batches, as a kill would."""
+    seen = []
+    with first_rank_first():
+        cell = runs.cell(folder, "toy", "a", {"epochs": epochs})
+
+    def losses(x, y, step):
+        seen.append(step)
+        if len(seen) > stop:
+            raise KeyboardInterrupt
+        logits = network(x)
+        yield F.cross_entropy(logits, y), logits
+
+    def validate(net):
+        net.eval()
+        with torch.no_grad():
+            x, y = next(batches(99, 1, 64))
+            logits = net(x)
+        return F.cross_entropy(logits, y).item(), 100 * (logits.argmax(1) == y).float().mean().item()
+
+    torch.manual_seed(7)
+    return fit(network, losses, batches, validate, Schedule(lr, epochs), sgd(network, 1e-4), 4, cell)
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_epoch(tmp_path):
+    history, best = train(tmp_path, toy(), epochs=8)
+    assert history.train_loss.iloc[-1] < history.train_loss.iloc[0]
+    assert history.val_top1[history.is_best].iloc[-1] == history.val_top1.max()
+    assert set(best) == set(toy().state_dict())
+
+
+@pytest.mark.parametrize("stop", [1, 6, 13])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop):
+    wanted, weights = train(tmp_path / "straight", toy())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", toy(), stop=stop)
+    history, resumed = train(tmp_path / "killed", toy(seed=5))  # what it starts from comes from the checkpoint alone
+    if stop < 4:
+        history, resumed = train(tmp_path / "again", toy())
+    assert history.drop(columns="seconds").equals(wanted.drop(columns="seconds"))
+    assert all(torch.equal(resumed[k], weights[k]) for k in weights)
+
+
+def test_eps_schedule_is_constant_then_cosine_to_zero():
+    s, n = Schedule(lr=0.03, epochs=120, warmup=5), 10
+    assert s.total == 125
+    assert [s.at(t, n) for t in (0, 17, 49)] == [0.03] * 3
+    assert s.at(50, n) == pytest.approx(0.03)
+    assert s.at(50 + 600, n) == pytest.approx(0.015)
+    assert s.at(50 + 300, n) == pytest.approx(0.5 * 0.03 * (1 + math.cos(math.pi / 4)))
+    assert 0 < s.at(s.total * n - 1, n) < 1e-6
+    ramp = Schedule(lr=0.1, epochs=2, warmup=2, warmup_lr=0.0)
+    assert ramp.at(0, n) == 0 and ramp.at(10, n) == pytest.approx(0.05)
+
+
+def test_decay_is_exempt_by_type():
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sequential(nn.BatchNorm2d(2)), nn.Flatten(), nn.Linear(2, 2))
+    decayed, free = (g["params"] for g in sgd(network, 3e-5).param_groups)
+    assert {id(p) for p in decayed} == {id(network[0].weight), id(network[3].weight)}
+    assert len(free) == 4
+    assert len(sgd(network, 3e-4, exempt=False).param_groups) == 1
+
+
+def test_unused_weights_still_decay_and_coast():
+    network = nn.ModuleList([nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)])
+    optimizer = sgd(network, weight_decay=0.5, nesterov=False)
+    optimizer.param_groups[0]["lr"] = 0.1
+    flat, before = flat_gradients(network.parameters()), network[1].weight.detach().clone()
+    for _ in range(2):
+        flat.zero_()
+        network[0](torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    once = before - 0.1 * 0.5 * before
+    torch.testing.assert_close(network[1].weight.detach(), once - 0.1 * (0.9 * 0.5 * before + 0.5 * once))
+    assert flat.data_ptr() == network[0].weight.grad.data_ptr()
+
+
+def test_a_loss_that_is_not_a_number_is_refused(tmp_path):
+    with pytest.raises(runs.Refusal, match="lower lr_factor"):
+        train(tmp_path, toy(), lr=1e30)
+
+
+def _worker(rank, folder):
+    torch.set_num_threads(1)
+    os.environ["NAT_BATCH"] = "1"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    for norm in (False, True):
+        network = toy(norm)
+        train(f"{folder}/{norm}", network, epochs=2)
+        torch.save(network.state_dict(), f"{folder}/{norm}{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_train_like_one_on_the_whole_batch(tmp_path):
+    torch.multiprocessing.spawn(_worker, (str(tmp_path),), nprocs=2)
+    a, b, c, d = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("False0", "False1", "True0", "True1"))
+    assert all(torch.equal(a[k], b[k]) for k in a) and all(torch.equal(c[k], d[k]) for k in c)  # replicas stay equal
+    alone = toy(norm=False)  # with batch norm the statistics are each process's own
+    train(tmp_path / "alone", alone, epochs=2)
+    for key, value in alone.state_dict().items():
+        torch.testing.assert_close(a[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_buffers_of_one_process_stay_as_they_are():
+    network = toy()
+    before = {k: v.clone() for k, v in network.named_buffers()}
+    average_buffers(network)
+    assert all(torch.equal(v, before[k]) for k, v in network.named_buffers())
