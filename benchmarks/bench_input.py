@@ -1,7 +1,7 @@
-"""Input pipeline: batches from the decoded store against torchvision's ImageFolder, PIL and a DataLoader with 2 workers.
+"""Input pipeline: batches from the decoded store against torchvision's ImageFolder and PIL with 2 workers.
 
-5 000 synthetic 64 x 64 JPEGs in 20 classes, batches of 100 at 64 pixels.  Training: random resized crop (area 0.85 to 1),
-flip, normalisation.  Validation: resize to 74, central 64, normalisation.  Prints images per second of both and the
+5 000 synthetic 64 x 64 JPEGs in 20 classes, batches of 100 at 64 pixels.  Training: random resized crop (area 0.85 to
+1), flip, normalisation.  Validation: resize to 74, central 64, normalisation.  Prints images per second of both and the
 median of the ratios of paired rounds.  Timing is gated and interleaved: a matrix product before and after each call
 tells whether the machine is disturbed.
 

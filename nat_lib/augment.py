@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 from torchvision.transforms.v2 import functional as V
 
-CHUNK = 2**20           # bytes of one intermediate result on a CPU: what stays in its cache is twice as fast
+CHUNK = 2**19           # bytes of one intermediate result on a CPU: several fit into its cache, which is twice as fast
 
 
 # ---------------------------------------------------------------------------------------------- crop and resize

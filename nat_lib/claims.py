@@ -28,7 +28,7 @@ from nat_lib.runs import Refusal
 REFERENCE = Path(__file__).parent / "reference"
 COPIES, SURE = 1000, 0.95
 MISSING = "\N{EN DASH}"
-TOLERANCE = 1.5         # points: the least difference that counts as one (METHODS 2.11: repeats differ by up to 1.2)
+TOLERANCE = 1.5         # points: the least difference that counts as one; the thesis's repeats differ by up to 1.2
 MODES = ("DESC", "ASC", "MIX", "UNIF")
 NAT_SUPERNETS = ("BASE", "SE_D", "EE_B", "EE_D")
 OBJECTIVES = ("acc", "acc+params", "acc+macs", "acc+latency")
@@ -121,7 +121,7 @@ def run_to_run_sd():
     """Standard deviation of one EPS result between repeated runs, in points, from the thesis itself.
 
     In the first two steps fixed and progressive teacher are the same training run twice, so the variance of one run is
-    half the mean squared difference of the two rows (Tables 5.3 and 5.4; 64 pairs; reference/README, "Noise").
+    half the mean squared difference of the two rows (Tables 5.3 and 5.4; 64 pairs).
     """
     rows = pd.concat([printed("table_5_3"), printed("table_5_4")])
     rows = rows[rows.step.isin(["ER", "EKS"])].assign(top1=lambda r: r.top1_pct.astype(float))
@@ -208,9 +208,11 @@ def parse(rule):
     """The syntax tree of a rule, every node of it allowed; a Refusal for anything else."""
     try:
         tree = ast.parse(rule, mode="eval").body
+        _closure(tree, frozenset())
+    except Refusal:
+        raise
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise Refusal(f"not a rule: {rule[:80]!r}. A rule is one expression, see reference/README.md") from None
-    _closure(tree, frozenset())
+        raise Refusal(f"not a rule: {rule[:80]!r}. A rule is one expression over the values of metrics.csv") from None
     return tree
 
 

@@ -28,6 +28,7 @@ from nat_lib.runs import Refusal
 SPLIT_SEED = {"nat": 2147483647, "aep": 420}    # thesis chapters 3, 5, 6 follow Once-for-All; chapter 4 has its own
 CALIBRATION_SEED = 937162211
 ORDER, BATCH, CALIBRATION = range(3)            # separate the random streams of one seed
+EXTRAS, MODES = (None, "AA", "RA", "affine"), ("CC", "square_bilinear", "square_bicubic")       # see Transform
 
 
 # ---------------------------------------------------------------------------------------------- the table
@@ -157,6 +158,8 @@ def load(name, root=None, seed=None, train_images=None, val_images=None, test_im
         what = what._replace(transform=PLAIN, **AEP.get(name, {}))
     asked = {"valid": valid, "test": test, "transform": transform}
     what = what._replace(**{key: value for key, value in asked.items() if value is not None})
+    if what.transform.extra not in EXTRAS or what.transform.evaluate not in MODES:
+        raise Refusal(f"{what.transform} is unknown: extra is one of {EXTRAS}, evaluate one of {MODES}")
     seed = SPLIT_SEED[protocol] if seed is None else seed
     root = _root(name, what, root)
     folder = Path(cache or runs.ROOT / "outputs" / "cache") / (f"{name}-{runs.hash_of(root)}" if root else name)
@@ -392,15 +395,14 @@ class Data:
         if (split, size) not in self.memo:
             self._check(size)
             rows = self.rows[split]
-            path = self.home / f"{split}-{size}-{runs.hash_of([rows.tolist(), self.spec.evaluate])}.npy"
+            path = self.home / f"{split}-{size}-{runs.hash_of([rows.tolist(), self.spec.evaluate])}.u8"
             if not path.exists():
                 step = 256 if self.store.uniform else 1
-                with runs.atomic(path) as temporary:
-                    out = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(rows), size, size, 3))
+                with runs.atomic(path) as temporary, open(temporary, "wb") as file:
                     for start in runs.progress(range(0, len(rows), step), f"{split} images at {size} pixels"):
-                        out[start:start + step] = self._plain(rows[start:start + step], size).byte().cpu().numpy()
-                    out.flush()
-            self.memo[split, size] = torch.from_numpy(np.load(path, "c")).to(self.device)
+                        file.write(self._plain(rows[start:start + step], size).byte().cpu().numpy().data)
+            pixels = np.memmap(path, np.uint8, "c", shape=(len(rows), size, size, 3))
+            self.memo[split, size] = torch.from_numpy(pixels).to(self.device)
         return self.memo[split, size]
 
     def _check(self, size):
@@ -423,11 +425,12 @@ class Data:
         top, left, height, width = augment.random_boxes(store.original[rows], spec.scale, spec.ratio, rng)
         factor = store.side[rows] / store.original[rows]
         y, x = augment.crop_axis(top, height, size, factor[:, 0]), augment.crop_axis(left, width, size, factor[:, 1])
-        flip = rng.random(n) < 0.5 if spec.flip else None
+        flip = rng.random(n) < 0.5 if spec.flip else np.zeros(n, bool)
         if spec.extra == "affine":      # moves the whole image, before the crop
             moved = map(augment.random_affine, map(store.image, rows), rng.random((n, 4)))
-            return self._x(torch.cat([augment.resize(image.permute(2, 1, 0)[None], y.of(i), x.of(i), size)
-                                      for i, image in enumerate(moved)]))
+            return self._x(torch.cat([
+                augment.resize(image.permute(2, 1, 0)[None], y.of(i), x.of(i), size, flip=flip[i:i + 1])
+                for i, image in enumerate(moved)]))
         images, y, x = augment.gather(store, rows, y, x)
         if spec.extra is None:
             return self._planes(augment.resize(images, y, x, size, flip=flip, affine=self._affine(size)))

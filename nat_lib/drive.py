@@ -138,17 +138,16 @@ def watch(process, out, todo, say, every=60.0):
     return done, failed
 
 
-def stop(process):
-    """Interrupt Snakemake and its jobs, then make sure."""
-    for sig, patience in ((signal.SIGINT, 20), (signal.SIGKILL, 5)):
+def stop(process, local):
+    """End Snakemake. Its local jobs notice and end themselves; elsewhere it must be let to cancel what it submitted."""
+    if not local:
+        process.send_signal(signal.SIGINT)
         try:
-            os.killpg(process.pid, sig)
-            process.wait(patience)
-            return
+            process.wait(60)
         except subprocess.TimeoutExpired:
-            continue
-        except ProcessLookupError:
-            return
+            print("run_all.sh: Snakemake did not cancel its jobs in time: look for them in the queue", file=sys.stderr)
+    process.kill()
+    process.wait()
 
 
 def run(todo, out, chosen):
@@ -160,7 +159,7 @@ def run(todo, out, chosen):
         done, failed = watch(process, out, todo, lambda at, text: print(f"[{_clock(at)}] {text}", flush=True))
     finally:
         if process.poll() is None:
-            stop(process)
+            stop(process, chosen.executor == "local")
     problems = [f"{job.title}: {_last_line(out / job.log) or 'its log is empty'} (log: {_near(out / job.log)})"
                 for job in todo if job.id not in done | failed and (out / job.log).exists()]
     if len(done) < len(todo) and not problems and not failed:
@@ -183,11 +182,13 @@ def summary(jobs, out):
         tables, figures = (len(list(folder.rglob(f"*.{kind}"))) for kind in ("csv", "png"))
         lines.append(f"{job.id:22} {tables:6} {figures:7}   {_near(out / job.output)}")
     cells = {study: len(list((out / study).rglob("report.json"))) for study in plan.EXPERIMENTS}
-    lines += ["", "finished cells: " + ", ".join(f"{study} {n}" for study, n in cells.items() if n),
-              f"tables and figures: {_near(out)}/<notebook>/", f"report: {_near(out / whole[-1].output)}"]
-    told = out / whole[-1].id / "summary.txt"
-    if told.exists():
-        lines += ["", *told.read_text().splitlines()[:30]]
+    lines += ["", "finished cells: " + (", ".join(f"{study} {n}" for study, n in cells.items() if n) or "none"),
+              f"tables and figures: {_near(out)}/<notebook>/"]
+    for job in whole:
+        if job.id.endswith(plan.LAST):
+            told = out / job.id / "summary.txt"
+            lines += [f"report: {_near(out / job.output)}",
+                      *(["", *told.read_text().splitlines()[:30]] if told.exists() else [])]
     return "\n".join(lines)
 
 
@@ -253,6 +254,7 @@ def _interrupt(*_):
 
 def main():
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)       # ./run_all.sh | head
     try:
         return drive(sys.argv[1:])
     except Refusal as refusal:

@@ -211,11 +211,10 @@ def read(reader, root, home, archive=None, download=False, hint=""):
     home : the folder under `root` that holds it (None: `root` itself, or nothing on the disk);  archive : `Archive`
     hint : what to put where, for data sets that cannot be downloaded
     """
-    place = hint or ("correct the root" if home is None else f"it belongs in {root / home}")
     if download and hint:
         raise Refusal(f"this data set cannot be downloaded any more: {hint}")
-    remedy = f"check the network; {place}" if download else f"{place}, or load(..., download=True)"
-    remedy = hint or remedy
+    remedy = hint or ("check the network" if download else "correct the root, or load(..., download=True)")
+    remedy += f" ({root / home})" if home else ""
     try:
         if archive:
             _unpack(root, home, archive, download)
@@ -300,9 +299,13 @@ def open_store(folder, sign, read_raw, side, root):
 @contextmanager
 def _alone(folder):
     """One builder at a time; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")
         fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise Refusal(f"cannot use the cache folder {folder} ({error.strerror}): choose another, cache=...") from error
+    with lock:
         yield
 
 

@@ -75,7 +75,7 @@ def run(notebook, output, params, timeout=None, until=None):
     for leftover in output.parent.glob(f".tmp-*-{output.name}"):        # of a run that was killed
         leftover.unlink(missing_ok=True)
     partial = output.with_name(f".tmp-{os.getpid()}-{output.name}")
-    with TemporaryDirectory(prefix="nat-") as folder:
+    with TemporaryDirectory(prefix="nat-", ignore_cleanup_errors=True) as folder:
         folder = Path(folder)
         _write_kernel(folder)
         write_json(folder / notebook.name, read_json(notebook) | {"cells": cells_until(notebook, until)})
@@ -204,9 +204,11 @@ def papermill_process(request_file):
 
 def guard_process(arguments):
     """`--guard ...`: start the kernel, wait for it, and leave nothing of the process group behind."""
-    guard, papermill = os.getpid(), int(os.environ["JPY_PARENT_PID"])
+    guard, papermill, kernel = os.getpid(), int(os.environ["JPY_PARENT_PID"]), None
 
     def end(*_):
+        if kernel:
+            os.kill(kernel, signal.SIGKILL)
         if os.getppid() != papermill:       # it was killed, and most likely all above it: nobody else tidies up
             shutil.rmtree(os.environ["NAT_TMP"], ignore_errors=True)
         os.killpg(guard, signal.SIGKILL)

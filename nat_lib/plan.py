@@ -73,7 +73,9 @@ class Profile(Strict):
     eval_batch_size: Count
     epoch_fraction: Share                   # of the epochs in thesis Table 5.2
     min_epochs: Count
+    min_full_epochs: Count                  # of the Full phase, which starts from random weights
     max_steps_per_epoch: Count | None
+    learning_rates: Literal["thesis", "code"]   # Table 5.2, or the published training scripts
     lr_factor: Annotated[float, Field(gt=0, le=1000)]
     base_channels: Annotated[list[Channels], Field(min_length=2, max_length=6)]
     train_resolutions: Sides

@@ -502,7 +502,7 @@ def teacher_quality(phases, width):
     """Validation top-1 of the teacher at the start of every phase: its ensemble and each of its exits.
 
     A progressive teacher of an early-exit supernet carries exits that no phase has trained since Full; the figure shows
-    how far they have fallen behind (METHODS 2.4). A fixed teacher is the same network in every phase.
+    how far they have fallen behind. A fixed teacher is the same network in every phase.
     """
     here = phases[(phases.wm == str(width)) & phases.ensemble_top1.notna()]
     if here.empty:

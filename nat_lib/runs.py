@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "pymoo", "moocore", "lightgbm",
             "safetensors")
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG,
-                errno.ENOTDIR}
+                errno.ENOTDIR, errno.EEXIST}
 _temporary = itertools.count()
 
 

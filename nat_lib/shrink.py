@@ -40,25 +40,26 @@ class Phase(NamedTuple):
     step: str
     opens: str | None
     values: tuple
-    lr: float
+    lr: float  # as printed
+    code_lr: float  # as in the published training scripts
     epochs: int
     warmup: int
     subnets: int  # sampled per batch; 0: the maximal network itself
 
 
 PHASES = (
-    Phase("Full", "ER", None, (), 1.0e-3, 180, 0, 0),
-    Phase("KS", "EKS", "kernel", (3, 5, 7), 3.0e-2, 120, 5, 1),
-    Phase("NW1", "EL", "level", (3, 5, 6, 7), 2.5e-3, 25, 0, 2),
-    Phase("NW2", "EL", "level", (1, 2, 4, 3, 5, 6, 7), 7.5e-3, 120, 5, 2),
-    Phase("ND1", "EX", "exit", (4, 5), 2.5e-3, 25, 0, 2),
-    Phase("ND2", "EX", "exit", (3, 4, 5), 7.5e-3, 60, 5, 2),
-    Phase("ND3", "EX", "exit", (2, 3, 4, 5), 1.0e-2, 90, 5, 2),
-    Phase("ND4", "EX", "exit", (1, 2, 3, 4, 5), 3.0e-2, 120, 5, 2),
-    Phase("D1", "ED", "depth", (3, 4), 2.5e-3, 25, 0, 2),
-    Phase("D2", "ED", "depth", (2, 3, 4), 7.5e-3, 120, 5, 2),
-    Phase("E1", "EW", "expand", (4, 6), 2.5e-3, 25, 0, 4),
-    Phase("E2", "EW", "expand", (3, 4, 6), 7.5e-3, 120, 5, 4),
+    Phase("Full", "ER", None, (), 1.0e-3, 8.0e-2, 180, 0, 0),
+    Phase("KS", "EKS", "kernel", (3, 5, 7), 3.0e-2, 3.0e-2, 120, 5, 1),
+    Phase("NW1", "EL", "level", (3, 5, 6, 7), 2.5e-3, 2.5e-3, 25, 0, 2),
+    Phase("NW2", "EL", "level", (1, 2, 4, 3, 5, 6, 7), 7.5e-3, 7.5e-3, 120, 5, 2),
+    Phase("ND1", "EX", "exit", (4, 5), 2.5e-3, 1.875e-3, 25, 0, 2),
+    Phase("ND2", "EX", "exit", (3, 4, 5), 7.5e-3, 3.75e-3, 60, 5, 2),
+    Phase("ND3", "EX", "exit", (2, 3, 4, 5), 1.0e-2, 7.5e-3, 90, 5, 2),
+    Phase("ND4", "EX", "exit", (1, 2, 3, 4, 5), 3.0e-2, 1.5e-2, 120, 5, 2),
+    Phase("D1", "ED", "depth", (3, 4), 2.5e-3, 2.5e-3, 25, 0, 2),
+    Phase("D2", "ED", "depth", (2, 3, 4), 7.5e-3, 7.5e-3, 120, 5, 2),
+    Phase("E1", "EW", "expand", (4, 6), 2.5e-3, 2.5e-3, 25, 0, 4),
+    Phase("E2", "EW", "expand", (3, 4, 6), 7.5e-3, 7.5e-3, 120, 5, 4),
 )
 
 
@@ -103,7 +104,8 @@ def recipe_for(phase, params):
     """Everything a phase's numbers depend on besides space and data, resolved from Table 5.2 and the profile."""
     share = params["epoch_fraction"]
     return {
-        "lr": phase.lr * params["lr_factor"], "epochs": max(params["min_epochs"], round(phase.epochs * share)),
+        "lr": (phase.lr if params["learning_rates"] == "thesis" else phase.code_lr) * params["lr_factor"],
+        "epochs": max(params["min_epochs"] if phase.opens else params["min_full_epochs"], round(phase.epochs * share)),
         "warmup": round(phase.warmup * share), "subnets": phase.subnets,
         **{k: params[k] for k in ("batch_size", "eval_batch_size", "max_steps_per_epoch", "train_resolutions",
                                   "eval_resolutions", "training_sizes", "val_subnets", "grid_subnets", "exit_weights",

@@ -17,7 +17,7 @@ from nat_lib import elastic
 from nat_lib.arch import middle, se_hidden
 from nat_lib.runs import Refusal
 
-ACTIVATIONS = {"relu": nn.ReLU, "h_swish": nn.Hardswish}
+ACTIVATIONS = {"relu": partial(nn.ReLU, inplace=True), "h_swish": nn.Hardswish}  # batch norm's gradient needs no output
 IRB, POINTWISE, TRANSFORM = 4, 2, 1  # the bits of a level code: which branches of a parallel level are active
 
 
@@ -217,15 +217,19 @@ class Supernet(nn.Module):
 
     def _mbconv(self, block, x, slot, kernel, expand):
         mid = middle(x.shape[1], expand)
-        h = block.act(elastic.batch_norm(block.bn1, F.conv2d(x, block.expand.weight[:mid])))  # (B, mid, H, W)
-        weight = elastic.kernel_view(block.depthwise.weight[:mid], kernel, self.transforms[slot])
+        h = elastic.pointwise(x, elastic.first(block.expand.weight, mid))  # (B, mid, H, W)
+        h = block.act(elastic.batch_norm(block.bn1, h))
+        weight = elastic.kernel_view(elastic.first(block.depthwise.weight, mid), kernel, self.transforms[slot])
         h = block.act(elastic.batch_norm(block.bn2, elastic.depthwise(h, weight, block.depthwise.stride[0])))
         h = elastic.squeeze_excite(block.se, h) if block.se is not None else h
-        h = elastic.batch_norm(block.bn3, F.conv2d(h, block.project.weight[:, :mid]))  # (B, c_out, H/s, W/s)
+        h = elastic.batch_norm(block.bn3, elastic.pointwise(h, block.project.weight[:, :mid]))  # (B, c_out, H/s, W/s)
         return x + h if block.residual else h
 
     def _classify(self, x, position):
-        return self.body.exits[str(position)](x)
+        tail = self.body.exits[str(position)]
+        x = tail.act1(elastic.batch_norm(tail.bn, elastic.pointwise(x, tail.conv1.weight)))
+        x = tail.act2(elastic.pointwise(tail.pool(x), tail.conv2.weight))  # (B, t2, 1, 1)
+        return tail.linear(tail.dropout(tail.flatten(x)))
 
     @torch.no_grad()
     def extract(self, arch, exits=None):

@@ -76,7 +76,7 @@ def test_run_to_run_noise_is_half_the_mean_squared_difference_of_repeated_runs()
     "exec('1')", "[x for x in WMS]", "{1: 2}", "{1}", "f'{1}'", "2 ** 99", "1 // 0", "WMS.count('1.0')", "q", "names",
     "1 if 1 else 2", "not 1", "1 or 2", "(y := 1)", "one(**{'a': 1})", "max([1], key=abs)", "all(x for x in WMS if x)",
     "1 != 2", "b'a'", "None", "1j", "WMS[::2]", "print(1)", "getattr(1, 'real')", "all(x for x.y in WMS)", "1; 2",
-    "import os", "", "probe(1)", "(" * 300 + "1" + ")" * 300, "min(WMS)(1)", "WMS[0:open]"])
+    "import os", "", "probe(1)", "(" * 300 + "1" + ")" * 300, "+".join("1" * 5000), "min(WMS)(1)", "WMS[0:open]"])
 def test_anything_that_no_rule_uses_is_refused_before_it_runs(rule):
     with pytest.raises(Refusal):
         claims.parse(rule)

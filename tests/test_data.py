@@ -225,8 +225,8 @@ def gtsrb(root, monkeypatch):
     home = root / "gtsrb"
     for label in range(43):
         for i in range(2):
-            paint(home / "GTSRB" / "Training" / f"{label:05d}" / f"{i:05d}.ppm", label, "train", (15 + label, 18))
-            paint(home / "GTSRB" / "Final_Test" / "Images" / f"{2 * label + i:05d}.ppm", label, "test", (18, 15 + label))
+            paint(home / "GTSRB/Training" / f"{label:05d}" / f"{i:05d}.ppm", label, "train", (15 + label, 18))
+            paint(home / "GTSRB/Final_Test/Images" / f"{2 * label + i:05d}.ppm", label, "test", (18, 15 + label))
     with open(home / "GT-final_test.csv", "w", newline="") as file:
         rows = csv.writer(file, delimiter=";")
         rows.writerows([("Filename", "ClassId")] + [(f"{i:05d}.ppm", i // 2) for i in range(86)])
@@ -269,9 +269,11 @@ def test_every_format_is_parsed_and_gives_batches(build, root, cache, monkeypatc
     d = load(name, root, cache=cache, calibration_images=5, **shares)
     assert d.n_classes == len(d.classes) == classes
 
+    split_off = ("train", "val") if name == "flowers102" else ("train",)
+    official = {"test"} if not official else set(PARTS)
+    official -= {"test"} if name == "eurosat" else set()
     for part, rows in d.rows.items():       # every pixel belongs to its label, every image to its part
-        source = {"flowers102": {"train": ("train", "val"), "val": ("train", "val")}}.get(name, {}).get(
-            part, (part,) if official or part == "test" and name != "eurosat" else ("train",))
+        source = (part,) if part in official else split_off
         for row in rows:
             shown = d.store.image(row).float().mean((1, 2))
             wanted = torch.tensor([colour(int(d.store.labels[row]), p) for p in source], dtype=torch.float32)
@@ -381,7 +383,7 @@ def test_grey_images_come_as_one_channel_on_request(root, cache, monkeypatch):
 
 def test_resolutions_follow_the_published_law():
     for step, epoch in ((0, 0), (12, 7), (3, 119)):
-        random.seed(int("%d%.3d" % (step, epoch)))
+        random.seed(int(str(step) + str(epoch).zfill(3)))
         assert resolution_of(step, epoch, SIZES) == random.choices(SIZES)[0]
     drawn = [resolution_of(step, epoch, SIZES) for step in range(100) for epoch in range(20)]
     assert set(drawn) == set(SIZES) and min(drawn.count(size) for size in SIZES) > 300
@@ -693,6 +695,13 @@ def test_wrong_arguments_are_one_line(arguments, line, cache):
 def test_wrong_options_are_refused(cache, root, rng):
     with pytest.raises(Refusal, match="protocol"):
         load("digits", cache=cache, protocol="ofa")
+    with pytest.raises(Refusal, match="evaluate one of"):
+        load("digits", cache=cache, transform=Transform(1.0, evaluate="center"))
+    cache.mkdir()
+    (cache / "digits").write_text("a file where the cache should be")
+    with pytest.raises(Refusal, match="cannot use the cache folder"):
+        load("digits", cache=cache)
+    (cache / "digits").unlink()
     with pytest.raises(Refusal, match="train_images is 0"):
         load("digits", cache=cache, train_images=0)
     with pytest.raises(Refusal, match="too few to take 5000"):

@@ -143,7 +143,7 @@ def test_structure_tables_are_the_printed_ones_but_for_known_misprints():
     assert differing(report.table_3_1(Space("BASE")), printed("table_3_1")) == []
     assert differing(report.table_5_1(arch.NETWORKS), printed("table_5_1")) == []
     ours = report.table_2_1(torchvision.models.mobilenet_v3_large(init_weights=False))
-    # The stem's kernel is not printed; the last 1x1 convolution has no squeeze-and-excitation (reference/README, 5).
+    # The stem's kernel is not printed; the last 1x1 convolution has no squeeze-and-excitation.
     assert differing(ours, printed("table_2_1")) == [(1, "kernel_size"), (17, "squeeze_excite")]
     assert "218 of 220 cells" in report.side_by_side(ours, printed("table_2_1"), "Table 2.1").to_html()
 

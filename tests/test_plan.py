@@ -1,0 +1,265 @@
+import json
+
+import pytest
+import yaml
+
+from nat_lib import data, plan
+from nat_lib.runs import ROOT, Refusal
+
+PROFILES, EXPERIMENTS = (sorted(p.stem for p in (ROOT / "params" / kind).glob("*.yaml"))
+                         for kind in ("profiles", "experiments"))
+
+
+# ---------------------------------------------------------------------------------------------- parameters
+
+def test_every_parameter_file_is_valid_and_has_a_model():
+    assert PROFILES == ["laptop", "paper", "smoke"] and EXPERIMENTS == sorted(plan.EXPERIMENTS)
+    for profile in PROFILES:
+        assert plan.load_profile(profile)["profile"] == profile
+        for study in EXPERIMENTS:
+            assert plan.load_params(profile, study)["profile"] == profile
+
+
+def test_profile_and_experiment_keys_do_not_overlap():
+    for model in plan.EXPERIMENTS.values():
+        assert not set(model.model_fields) & {*plan.Profile.model_fields, *plan.RUN_KEYS}
+
+
+def test_the_paper_profile_runs_everything_at_full_size():
+    paper = plan.load_profile("paper")
+    assert paper["base_channels"] == [16, 24, 40, 80, 112, 160] and paper["batch_size"] == 200
+    assert paper["epoch_fraction"] == paper["lr_factor"] == 1.0 and paper["val_subnets"] == 32
+    assert all(paper[key] is None for key in ("train_images", "val_images", "test_images", "grid_subnets",
+                                              "max_steps_per_epoch"))
+    assert all(len(names) == 8 and "SE_B" not in names for names in paper["supernets"].values())
+
+
+def test_data_sets_are_those_of_the_data_module():
+    assert set(plan.DATASETS) == set(data.DATASETS)
+
+
+def test_overrides_win_and_whole_numbers_serve_as_numbers():
+    params = plan.load_params("smoke", "ofav2_eps", {"lr_factor": 2, "seeds": [0, 1]})
+    assert params["lr_factor"] == 2.0 and isinstance(params["lr_factor"], float) and params["seeds"] == [0, 1]
+
+
+REFUSED = [
+    ("lr_factor=1e-3", "command line: lr_factor: '1e-3' is text, not a number: write 0.001"),
+    ("lr_factor=1e-5", "lr_factor: '1e-5' is text, not a number: write 1.0e-05"),
+    ("batch_size=1e2", "batch_size: '1e2' is text, not a number: write 100"),
+    ("batch_size=many", "batch_size: 'many' must be a whole number"),
+    ("batch_size=1.5", "batch_size: 1.5 must be a whole number"),
+    ("batch_size=true", "batch_size: True must be a whole number"),
+    ("batch_size=0", "batch_size: 0 must be greater than or equal to 2"),
+    ("epoch_fraction=1.5", "epoch_fraction: 1.5 must be less than or equal to 1"),
+    ("lr_factor=.nan", "lr_factor: nan must be a finite number"),
+    ("val_subnets=33", "val_subnets: 33 must be less than or equal to 32"),
+    ("stale_exits=1", "stale_exits: 1 must be true or false"),
+    ("pet_lag=true", "pet_lag: True must be a whole number"),
+    ("seeds=3", "seeds: 3 must be a list"),
+    ("seeds=[1, 1]", "seeds: [1, 1] names a value twice"),
+    ("seeds=[-1]", "seeds[0]: -1 must be greater than or equal to 0"),
+    ("widths=[1.1]", "widths[0]: 1.1 is not one of 1.0, 1.2"),
+    ("teachers=[pet, cat]", "teachers[1]: 'cat' is not one of 'fixed', 'pet'"),
+    ("dataset=imagenet", "dataset: 'imagenet' is not one of 'digits', 'folder'"),
+    ("dataset=folder", "data_dir: folder needs the folder its images lie in (--data-dir DIR)"),
+    ('supernets={"1.0": [EE_X]}', "supernets[1.0][0]: 'EE_X' is not one of 'BASE', 'SE_B'"),
+    ("supernets={1.0: [EE_D]}", "supernets[1.0]: 1.0 is not one of '1.0', '1.2'"),
+    ("train_resolutions=[32, 16]", "train_resolutions: [32, 16] must be ascending"),
+    ("train_resolutions=[18]", "train_resolutions[0]: 18 must be a multiple of 4"),
+    ("lr_factr=2", "--set lr_factr: unknown key; the keys are profile, dataset"),
+    ("lr_factor", "--set lr_factor: write key=value"),
+    ("lr_factor=[", "--set lr_factor=[: write key=value"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED)
+def test_bad_values_are_refused_with_key_and_legal_values(text, message):
+    with pytest.raises(Refusal) as refusal:
+        plan.load_params("smoke", "ofav2_eps", plan.assignments([text]))
+    assert message in str(refusal.value)
+
+
+def test_all_mistakes_of_a_file_are_told_one_line_each(tmp_path):
+    values = yaml.safe_load((ROOT / "params" / "profiles" / "smoke.yaml").read_text())
+    values |= {"batch_size": "1e2", "colour": "red"}
+    del values["threads"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(Refusal) as refusal:
+        plan.load_profile(path)
+    lines = str(refusal.value).splitlines()
+    assert len(lines) == 3 and all(line.startswith(f"{path}: ") for line in lines)
+    assert "threads: must be given: it is missing" in str(refusal.value)
+    assert "colour: unknown key; the keys are profile, dataset" in str(refusal.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("profile: [", "line 1: not valid YAML"), ("- a", "must be lines of 'key: value'"), (None, "cannot be read")])
+def test_a_file_that_is_no_profile_is_refused(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(Refusal, match=message):
+        plan.load_profile(tmp_path / "mine.yaml")
+
+
+def test_unknown_profiles_and_experiments_are_refused():
+    with pytest.raises(Refusal, match="profile: 'big' is not one of laptop, paper, smoke"):
+        plan.load_profile("big")
+    with pytest.raises(Refusal, match="experiment: 'ofa' is not one of start_here"):
+        plan.load_params("smoke", "ofa")
+
+
+# ---------------------------------------------------------------------------------------------- notebooks
+
+@pytest.fixture
+def notebooks(tmp_path, make_notebook):
+    """Three notebooks with the parameters they would have, and nothing to do."""
+    run = {"profile": "smoke", "out": "outputs/smoke"}
+    make_notebook(tmp_path / "nb" / "00_start_here.ipynb", plan.load_experiment("start_here") | run, "1")
+    make_notebook(tmp_path / "nb" / "02_ofav2_eps.ipynb", plan.load_experiment("ofav2_eps") | run | {
+        "figures": "", "supernets": {}, "grid_subnets": 9}, "2", "3")
+    make_notebook(tmp_path / "nb" / "07_thesis_report.ipynb", plan.load_experiment("thesis_report") | run, "4")
+    return tmp_path / "nb"
+
+
+def test_a_parameters_cell_holds_literals_only(tmp_path, make_notebook):
+    assert plan.parameters_cell(make_notebook(tmp_path / "a.ipynb", {"a": -1, "b": [1.5, None]})) == {
+        "a": -1, "b": [1.5, None]}
+    path = tmp_path / "b.ipynb"
+    for source in ("a = f()", "import os", "a, b = 1, 2", "a ="):
+        path.write_text((tmp_path / "a.ipynb").read_text().replace(json.dumps("a = -1\n"), json.dumps(source + "\n")))
+        with pytest.raises(Refusal, match="only lines of 'name = literal'"):
+            plan.parameters_cell(path)
+
+
+def test_one_cell_must_be_tagged(tmp_path, make_notebook):
+    path = make_notebook(tmp_path / "a.ipynb", {"a": 1})
+    path.write_text(path.read_text().replace('"parameters"', '"params"'))
+    with pytest.raises(Refusal, match="one code cell must carry the tag 'parameters', 0 do"):
+        plan.parameters_cell(path)
+
+
+def test_parameters_cells_and_files_must_agree(notebooks, make_notebook):
+    make_notebook(notebooks / "07_thesis_report.ipynb", {"profile": "", "out": "", "noise_seed": 0, "colour": "red"})
+    with pytest.raises(Refusal) as refusal:
+        plan.jobs("smoke", notebooks=notebooks)
+    assert "colour: the parameters cell knows a name that no file in params/ has" in str(refusal.value)
+    assert "noise_copies: missing from the parameters cell" in str(refusal.value)
+
+
+# ---------------------------------------------------------------------------------------------- jobs
+
+def test_jobs_of_smoke(notebooks, tmp_path):
+    jobs = {job.id: job for job in plan.jobs("smoke", out=tmp_path / "out", notebooks=notebooks)}
+    smoke = plan.load_profile("smoke")
+    cells = [(name, width) for width, names in smoke["supernets"].items() for name in names]
+    parts = [job for job in jobs.values() if job.id.startswith("02_ofav2_eps-")]
+    assert {job.id for job in parts} == {f"02_ofav2_eps-{name}_w{width}_s0" for name, width in cells}
+    assert len(jobs) == 3 + len(cells)
+    assert [job.weight for job in parts] == sorted((job.weight for job in parts), reverse=True)
+    one = jobs["02_ofav2_eps-EE_D_w1.2_s0"]
+    assert one.params["supernets"] == {"1.2": ["EE_D"]} and one.params["widths"] == [1.2]
+    assert one.params["teachers"] == ["fixed", "pet"] and one.output == "jobs/02_ofav2_eps-EE_D_w1.2_s0.ipynb"
+    assert one.until == "cells" and one.params["figures"].endswith("out/jobs/02_ofav2_eps-EE_D_w1.2_s0")
+    whole = jobs["02_ofav2_eps"]
+    assert whole.params["supernets"] == smoke["supernets"] and set(whole.needs) == {job.id for job in parts}
+    assert whole.output == "02_ofav2_eps.ipynb" and whole.until is None and whole.params["figures"].endswith(whole.id)
+    assert set(jobs["07_thesis_report"].needs) == {"00_start_here", "02_ofav2_eps"}
+    seen = set()
+    for job in jobs.values():           # an order that Snakemake and `due` can follow
+        assert seen >= set(job.needs)
+        seen.add(job.id)
+
+
+def test_longest_first_as_measured():
+    order = sorted(plan.WORK, key=plan.WORK.get, reverse=True)
+    assert order == ["EE_DP", "EE_P", "EE_D", "EE_B", "SE_DP", "SE_P", "SE_D", "SE_B", "BASE"]
+
+
+def test_seeds_are_parts_of_their_own_and_one_part_is_no_part(notebooks, tmp_path):
+    one = {"supernets": {"1.0": ["SE_D"]}}
+    made = plan.jobs("smoke", one | {"seeds": [0, 1]}, ["02"], tmp_path, notebooks)
+    assert [job.id for job in made] == ["02_ofav2_eps-SE_D_w1.0_s0", "02_ofav2_eps-SE_D_w1.0_s1", "02_ofav2_eps"]
+    assert [job.id for job in plan.jobs("smoke", one, ["02"], tmp_path, notebooks)] == ["02_ofav2_eps"]
+
+
+def test_only_names_notebooks_that_exist(notebooks, tmp_path):
+    assert [job.id for job in plan.jobs("smoke", only=["07"], notebooks=notebooks)] == ["07_thesis_report"]
+    with pytest.raises(Refusal, match="there is no notebook 04; there are 00, 02, 07"):
+        plan.jobs("smoke", only=["04"], notebooks=notebooks)
+    with pytest.raises(Refusal, match="no notebook such as"):
+        plan.jobs("smoke", notebooks=tmp_path)
+
+
+def test_images_must_be_there_before_anything_starts(notebooks, tmp_path):
+    with pytest.raises(Refusal, match="data_dir: there is no folder .*put cifar10 there"):
+        plan.jobs("smoke", {"dataset": "cifar10", "data_dir": str(tmp_path / "none")}, notebooks=notebooks)
+    plan.jobs("smoke", {"dataset": "cifar10", "data_dir": str(tmp_path)}, notebooks=notebooks)
+
+
+def keys(notebooks, out, **overrides):
+    return {job.id: job.key for job in plan.jobs("smoke", overrides, out=out, notebooks=notebooks)}
+
+
+def changed(before, after):
+    return {id for id in before if before[id] != after[id]}
+
+
+def test_a_key_changes_with_what_the_job_gets_and_with_nothing_else(notebooks, tmp_path):
+    before = keys(notebooks, tmp_path)
+    assert keys(notebooks, tmp_path) == before
+    assert changed(before, keys(notebooks, tmp_path, val_subnets=5)) == set()       # none of these asks for it
+    assert changed(before, keys(notebooks, tmp_path, samples=7)) == {"00_start_here", "07_thesis_report"}
+    everything = {id for id in before if id[:2] in ("02", "07")}
+    assert changed(before, keys(notebooks, tmp_path, grid_subnets=5)) == everything
+
+
+def test_a_key_changes_with_the_notebook_and_for_a_part_only_with_its_own_code(notebooks, tmp_path):
+    before = keys(notebooks, tmp_path)
+    path = notebooks / "02_ofav2_eps.ipynb"
+    path.touch()
+    assert keys(notebooks, tmp_path) == before
+    text = path.read_text()
+    for old, new in (('"Prose."', '"Other prose."'), ('"3"', '"33"')):
+        assert old in text
+        path.write_text(text.replace(old, new))
+        assert changed(before, keys(notebooks, tmp_path)) == {"02_ofav2_eps", "07_thesis_report"}
+    path.write_text(text.replace('"2"', '"22"'))
+    assert changed(before, keys(notebooks, tmp_path)) == {id for id in before if id[:2] in ("02", "07")}
+
+
+# ---------------------------------------------------------------------------------------------- what is left
+
+def test_due_is_what_lacks_a_valid_record_and_what_needs_it(notebooks, tmp_path):
+    out = tmp_path / "out"
+    jobs = plan.jobs("smoke", out=out, notebooks=notebooks)
+    everything = {job.id for job in jobs}
+    assert plan.due(jobs, out) == everything
+    plan.prepare(jobs, out, everything)
+    (out / "cell").mkdir()
+    for job in jobs:
+        (out / job.output).write_text("")
+        cells = {"cell": "abc"} if job.id == "00_start_here" else {}
+        (out / job.record).write_text(json.dumps({"key": job.key, "files": [job.output], "cells": cells}))
+    (out / "cell" / "report.json").write_text('{"hash": "abc"}')
+    assert plan.due(jobs, out) == set()
+    (out / "cell" / "report.json").write_text('{"hash": "other"}')
+    assert plan.due(jobs, out) == {"00_start_here", "07_thesis_report"}
+    (out / "cell" / "report.json").write_text('{"hash": "abc"}')
+    (out / "jobs" / "02_ofav2_eps-EE_D_w1.0_s0.ipynb").unlink()
+    left = {"02_ofav2_eps-EE_D_w1.0_s0", "02_ofav2_eps", "07_thesis_report"}
+    assert plan.due(jobs, out) == left
+    plan.prepare(jobs, out, left)
+    assert not any((out / job.record).exists() for job in jobs if job.id in left)
+    assert plan.due(plan.jobs("smoke", {"samples": 7}, out=out, notebooks=notebooks), out) == left | {"00_start_here"}
+
+
+def test_the_plan_is_written_only_when_it_changes(notebooks, tmp_path):
+    jobs = plan.jobs("smoke", out=tmp_path, notebooks=notebooks)
+    plan.prepare(jobs, tmp_path, set())
+    first = (tmp_path / "plan.json").stat()
+    plan.prepare(jobs, tmp_path, set())
+    assert (tmp_path / "plan.json").stat().st_ino == first.st_ino
+    listed = json.loads((tmp_path / "plan.json").read_text())["jobs"]
+    assert [job["id"] for job in listed] == [job.id for job in jobs] and listed[0]["params"] == jobs[0].params
