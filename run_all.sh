@@ -88,17 +88,19 @@ check_value() {
 }
 
 find_python() {
-  local name
-  for name in python3.13 python3.12 python3.11 python3 python; do
-    if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-      "$name" -c 'import venv, ensurepip' 2>/dev/null ||
-        refuse "$name has no venv module: install it (Debian, Ubuntu: sudo apt install ${name/#python3/python3}-venv), then call again"
+  local name without_venv=
+  for name in python3 python3.13 python3.12 python3.11 python; do
+    "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || continue
+    if "$name" -c 'import venv, ensurepip' 2>/dev/null; then
       echo "$name"
       return
     fi
+    without_venv=${without_venv:-$name}
   done
+  [[ -z $without_venv ]] ||
+    refuse "$without_venv cannot make environments: install its venv module (sudo apt install $without_venv-venv), call again"
   refuse "Python 3.11, 3.12 or 3.13 is needed (found: $(python3 --version 2>&1 || true)): install one, for instance" \
-    "sudo apt install python3.12 python3.12-venv, or conda env create -f environment.yml and set NAT_PYTHON"
+    "sudo apt install python3.12 python3.12-venv, or make environment.yml with conda and set NAT_PYTHON to its python"
 }
 
 # The stamp is written last, so whatever a killed setup left is made again from the start.
@@ -114,7 +116,7 @@ make_environment() {
     echo "Making the environment in .venv with $("$python" --version), once: a few minutes."
     rm -rf "$VENV"
     { "$python" -m venv "$VENV" &&
-      "$VENV/bin/python" -m pip install --quiet --no-input --disable-pip-version-check -r "$ROOT/requirements.lock" &&
+      "$VENV/bin/python" -m pip install -qq --no-input --disable-pip-version-check -r "$ROOT/requirements.lock" &&
       echo "$ROOT" >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nat_lib.pth" &&
       "$VENV/bin/python" -c 'import torch, torchvision, nat_lib.drive' &&
       echo "$want" >"$stamp"

@@ -144,7 +144,7 @@ def batch_norm(bn, x):
 
 
 def squeeze_excite(se, x):
-    """Squeeze-and-excitation of x (B, C, H, W) with the first channels of `se`; the hidden width follows the active one."""
+    """Squeeze-and-excitation of x (B, C, H, W) with the first channels of `se`; the hidden width follows x."""
     n, hidden = x.shape[1], se_hidden(x.shape[1])
     mean = x.sum((2, 3)) / x[0, 0].numel()  # unlike mean's, the gradient of a sum is a view
     gate = F.relu(F.linear(mean, se.reduce.weight[:hidden, :n].flatten(1), first(se.reduce.bias, hidden)))

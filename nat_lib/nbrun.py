@@ -28,6 +28,7 @@ from nat_lib.runs import ROOT, Refusal, atomic, read_json, write_json, write_tex
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 KERNEL = "nat"
+ORPHANED = signal.SIGUSR1
 
 
 class Failure(Exception):
@@ -206,22 +207,23 @@ def guard_process(arguments):
     """`--guard ...`: start the kernel, wait for it, and leave nothing of the process group behind."""
     guard, papermill, kernel = os.getpid(), int(os.environ["JPY_PARENT_PID"]), None
 
-    def end(*_):
-        if kernel:
-            os.kill(kernel, signal.SIGKILL)
-        if os.getppid() != papermill:       # it was killed, and most likely all above it: nobody else tidies up
+    def end(sig, _):
+        if sig == ORPHANED:                 # papermill was killed, most likely with all above it: nobody else tidies up
+            if kernel:
+                os.kill(kernel, signal.SIGKILL)
             shutil.rmtree(os.environ["NAT_TMP"], ignore_errors=True)
         os.killpg(guard, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, end)
+    signal.signal(ORPHANED, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)                # an interrupt is meant for the kernel
-    die_with_parent(signal.SIGTERM)
+    die_with_parent(ORPHANED)
     if os.getppid() != papermill:           # it died before the line above
-        end()
+        end(ORPHANED, None)
     kernel = os.fork()
     if kernel == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for sig in (signal.SIGTERM, ORPHANED, signal.SIGINT):
+            signal.signal(sig, signal.SIG_DFL)
         die_with_parent()
         os.environ["JPY_PARENT_PID"] = str(guard)
         os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *arguments])

@@ -137,7 +137,8 @@ def load_data(params):
     """The data set that the parameters name, on the device they name."""
     if params["device"] == "cuda" and not torch.cuda.is_available():
         raise runs.Refusal("device is cuda but torch sees no GPU: set device to cpu, or run on a machine with one")
-    data = load(params["dataset"], root=params["data_dir"], **{k: params[k] for k in (
+    root = params["data_dir"] and runs.ROOT / params["data_dir"]
+    data = load(params["dataset"], root=root, **{k: params[k] for k in (
         "train_images", "val_images", "test_images", "calibration_images")})
     return data if params["device"] == "cpu" else data.to(params["device"])
 

@@ -2,12 +2,12 @@
 
 import os
 
-for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[name] = "1"
-os.environ["MPLBACKEND"] = "Agg"
-
 import nbformat
 import pytest
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):     # before any test imports torch
+    os.environ[variable] = "1"
+os.environ["MPLBACKEND"] = "Agg"
 
 
 @pytest.fixture

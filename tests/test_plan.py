@@ -193,7 +193,7 @@ def test_only_names_notebooks_that_exist(notebooks, tmp_path):
 
 
 def test_images_must_be_there_before_anything_starts(notebooks, tmp_path):
-    with pytest.raises(Refusal, match="data_dir: there is no folder .*put cifar10 there"):
+    with pytest.raises(Refusal, match=r"data_dir: there is no folder .*put cifar10 there"):
         plan.jobs("smoke", {"dataset": "cifar10", "data_dir": str(tmp_path / "none")}, notebooks=notebooks)
     plan.jobs("smoke", {"dataset": "cifar10", "data_dir": str(tmp_path)}, notebooks=notebooks)
 

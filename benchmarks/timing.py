@@ -1,0 +1,85 @@
+"""Gated, interleaved timing: variants are timed in turns, and only while the machine is undisturbed.
+
+A matrix product before and after every call tells how fast the machine is at that moment.  Calls are made in order, then
+in reverse order, round after round; a ratio is the median of the ratios of paired calls.
+"""
+
+import argparse
+import os
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+
+from nat_lib import runs
+
+WAIT, START, END, TRIES = 3.0, 1.3, 1.6, 3  # seconds; a probe may be that much slower than the best, before and after
+
+
+def options(doc, rounds):
+    """The command line that every script here has."""
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"timed calls of each variant (default {rounds})")
+    parser.add_argument("--threads", type=int, default=2, help="threads torch may use (default 2)")
+    parser.add_argument("--json", metavar="PATH", help="also write the rows and the machine there")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    return chosen
+
+
+def probe(side=1024):
+    """Seconds of one matrix product."""
+    a = torch.ones(side, side)
+    began = time.perf_counter()
+    a @ a
+    return time.perf_counter() - began
+
+
+def gated(call, best):
+    """(seconds of one call, whether it was undisturbed): started when the machine is quiet, repeated if it did not last."""
+    for _ in range(TRIES):
+        waiting = time.perf_counter()
+        while probe() > START * best and time.perf_counter() - waiting < WAIT:
+            pass
+        began = time.perf_counter()
+        call()
+        seconds = time.perf_counter() - began
+        if probe() <= END * best:
+            return seconds, True
+    return seconds, False
+
+
+def interleave(calls, rounds):
+    """Seconds of every call in every round, a DataFrame (rounds, names); attrs["disturbed"] counts the bad ones.
+
+    calls : {name: function without arguments}; each runs once before, untimed
+    """
+    for call in calls.values():
+        call()
+    best, disturbed, rows = min(probe() for _ in range(20)), 0, []
+    for i in range(rounds):
+        row = {}
+        for name in list(calls)[::-1 if i % 2 else 1]:
+            row[name], quiet = gated(calls[name], best)
+            disturbed += not quiet
+        rows.append(row)
+    times = pd.DataFrame(rows, columns=list(calls))
+    times.attrs["disturbed"] = disturbed
+    return times
+
+
+def compare(times, ours, other, what, target):
+    """One row of a table: medians in milliseconds, the paired ratio ours / other, and the target for it."""
+    ratio = float(np.median(times[ours] / times[other]))
+    return {"what": what, ours: 1000 * times[ours].median(), other: 1000 * times[other].median(),
+            "best": f"{1000 * times[ours].min():.0f} / {1000 * times[other].min():.0f}", "ratio": ratio,
+            "target": target, "met": ratio <= target, "rounds": len(times), "disturbed": times.attrs["disturbed"]}
+
+
+def show(rows, chosen, **more):
+    """Print the rows as a table; write them with `more` and a description of the machine if --json was given."""
+    print(pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.3g}" if v < 10 else f"{v:.0f}"))
+    if chosen.json:
+        machine = runs.environment() | {"cores": os.cpu_count()}
+        runs.write_json(chosen.json, {"rows": rows, "machine": machine, **more})
