@@ -5,6 +5,7 @@ uses, so that a gradient reaches the shared tensor.  Source: Once-for-All, arXiv
 """
 
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -164,7 +165,7 @@ def sort_channels(block, widths):
     importance = block.project.weight.abs().sum((0, 2, 3))
     edges = [0, *widths, len(importance)]
     order = torch.cat([lo + torch.argsort(importance[lo:hi], descending=True, stable=True)
-                       for lo, hi in zip(edges, edges[1:], strict=False)])
+                       for lo, hi in pairwise(edges)])
     for tensor in (block.expand.weight, block.depthwise.weight, *_statistics(block.bn1), *_statistics(block.bn2)):
         tensor.copy_(tensor[order])
     block.project.weight.copy_(block.project.weight[:, order])

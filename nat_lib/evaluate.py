@@ -6,6 +6,7 @@ Source: Once-for-All, arXiv:1908.09791; thesis 3.2.2 and 3.3.
 
 import copy
 import time
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +76,7 @@ def fold(network):
     network = copy.deepcopy(network).eval()
     for module in list(network.modules()):
         children = list(module.named_children())
-        for (a, first), (b, second) in zip(children, children[1:], strict=False):
+        for (a, first), (b, second) in pairwise(children):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 setattr(module, a, fuse_conv_bn_eval(first, second))
                 setattr(module, b, nn.Identity())
@@ -84,7 +85,7 @@ def fold(network):
 
 @torch.inference_mode()
 def score(network, batches, weights=None):
-    """Score of a network in eval mode over (images, labels) batches; of the weighted ensemble if it has several exits."""
+    """Score of a network in eval mode over (images, labels) batches; of the weighted ensemble of several exits."""
     totals = _totals(network, batches, weights)
     return Score(*(totals[-1] / totals[-1, -1])[:3].tolist())
 

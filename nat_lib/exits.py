@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from nat_lib.runs import Refusal
 
-DESC5 = (0.34, 0.27, 0.20, 0.13, 0.06)  # written-out constants of OFAv2 and NATv2 for five exits; the formula gives i/15
+DESC5 = (0.34, 0.27, 0.20, 0.13, 0.06)  # OFAv2 and NATv2 write them out for five exits; the formula gives i/15
 MODES = ("DESC", "ASC", "MIX", "UNIF")
 
 
@@ -57,7 +57,9 @@ def joint_loss(logits, labels, weights, label_smoothing=0.0):
 
 
 def soft_cross_entropy(logits, soft):
-    """Distillation loss: batch mean of -sum_c soft_c log softmax(logits)_c, temperature 1.  Source: Once-for-All, arXiv:1908.09791.
+    """Distillation loss: batch mean of -sum_c soft_c log softmax(logits)_c, temperature 1.
+
+    Source: Once-for-All, arXiv:1908.09791.
 
     logits, soft : (B, C); soft holds the teacher's probabilities and takes no gradient
     """

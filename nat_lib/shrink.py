@@ -85,7 +85,8 @@ def validation_choices(space, phase):
     choices = choices_after(space, phase)
     branches = [v.bit_count() for v in choices.level]
     ends = {kind: tuple(sorted({min(v), max(v)})) for kind, v in choices._asdict().items()}
-    ends["level"] = tuple(v for v, n in zip(choices.level, branches, strict=True) if n in (min(branches), max(branches)))
+    extremes = (min(branches), max(branches))
+    ends["level"] = tuple(v for v, n in zip(choices.level, branches, strict=True) if n in extremes)
     if phase.opens == "kernel":
         ends["kernel"] = choices.kernel
     return choices._replace(**ends)
@@ -239,7 +240,7 @@ def load_supernet(link, cell, phase, dropout):
 
 
 def make_teacher(link, data, device):
-    """(Teacher, its quality as rows) of one phase.  Quality: validation top-1 at the largest size, ensemble and exits."""
+    """(Teacher, its quality as rows) of one phase: validation scores at the largest size, ensemble and exits."""
     recipe, space = link.cell.params["recipe"], link.space
     net = load_supernet(link, link.teacher, link.teacher_phase, 0.0)
     trained = choices_after(space, link.teacher_phase).exit if link.teacher_phase.opens else space.exits
@@ -275,7 +276,8 @@ def elastic_losses(net, choices, teacher, subnets, seed):
         for j in range(subnets):
             arch = net.space.draw(choices, np.random.default_rng((seed, step, j)), net.width, x.shape[-1])
             logits = net(x, arch).float()
-            yield F.cross_entropy(logits, y, label_smoothing=SMOOTHING) + soft_cross_entropy(logits, soft(arch.exit)), logits
+            loss = F.cross_entropy(logits, y, label_smoothing=SMOOTHING) + soft_cross_entropy(logits, soft(arch.exit))
+            yield loss, logits
 
     return losses
 
@@ -319,7 +321,8 @@ def run_phase(link, data, workers=0):
                  "best_arch": top[["resolution", "kernel", "level", "exit", "depth", "expand"]].to_dict()},
         "val_top1": history.val_top1.max(), "best_epoch": int(history.epoch[history.val_top1.idxmax()]),
         "epochs": len(history), "steps": len(history) * n_batches, "n_test": len(data.rows["test"]),
-        "teacher": None if quality is None else {"ensemble_top1": quality.top1[0], "exit_top1": quality.top1[1:].tolist()},
+        "teacher": None if quality is None else {
+            "ensemble_top1": quality.top1[0], "exit_top1": quality.top1[1:].tolist()},
         "seconds": history.seconds.sum(),
     }
     if ranks()[0] > 0:

@@ -150,7 +150,7 @@ def level_of(space, arch, s, b):
 
 @torch.no_grad()
 def initialise(network, seed):
-    """He initialisation by fan-out for every convolution, U(+-1/sqrt(in)) for the classifiers, zero biases, in place."""
+    """He initialisation by fan-out of every convolution, U(+-1/sqrt(in)) of the classifiers, zero biases; in place."""
     g = torch.Generator().manual_seed(seed)
     for m in network.modules():
         if isinstance(m, nn.Conv2d):
@@ -255,15 +255,15 @@ class Supernet(nn.Module):
         return tensor[tuple(slice(n) for n in shape)]
 
     def load_maximal(self, state):
-        """Take the weights of a trained maximal network (a Full-phase checkpoint); the kernel matrices keep their values.
+        """Take the weights of a trained maximal network (a Full-phase checkpoint); kernel matrices stay as they are.
 
         state : state_dict of `extract(space.largest, exits="all")`, whose names map one to one
         """
         mine = self.body.state_dict()
-        wrong = sorted(set(mine) ^ set(state)) + sorted(k for k in set(mine) & set(state) if mine[k].shape != state[k].shape)
+        wrong = sorted(set(mine) ^ set(state)) + [k for k in mine if k in state and mine[k].shape != state[k].shape]
         if wrong:
-            raise Refusal(f"this checkpoint is of another space, width or number of classes (first mismatch: {wrong[0]}): "
-                          f"load it into the supernet it was trained for")
+            raise Refusal(f"the checkpoint is of another space, width or number of classes (first: {wrong[0]}):"
+                          " load it into the supernet it was trained for")
         self.body.load_state_dict(state)
 
     def sort_channels(self, protected=()):

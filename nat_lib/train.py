@@ -103,7 +103,7 @@ def fit(network, losses, batches, validate, schedule, optimizer, n_batches, cell
                            computed, gradients add up, one optimiser step follows.  Thesis Alg. 3.1 and 5.1
     batches(epoch)      -> iterator of (images, labels)
     validate(network)   -> (loss, top1) on the validation split; the highest top1 is the best, the first on ties
-    cell                -> where state.pt (every epoch), best.safetensors and history.csv live; a killed run goes on there
+    cell                -> place of state.pt (every epoch), best.safetensors, history.csv; a killed run resumes there
     """
     rank, world = ranks()
     device = next(network.parameters()).device
@@ -112,7 +112,8 @@ def fit(network, losses, batches, validate, schedule, optimizer, n_batches, cell
     for epoch in range(state["epoch"], schedule.total):
         began, sums, forwards = time.perf_counter(), torch.zeros(2, device=device), 0
         network.train()
-        for i, (x, y) in enumerate(runs.progress(batches(epoch), f"{say}, epoch {epoch + 1}/{schedule.total}", n_batches)):
+        title = f"{say}, epoch {epoch + 1}/{schedule.total}"
+        for i, (x, y) in enumerate(runs.progress(batches(epoch), title, n_batches)):
             if len(y) == 1:
                 continue  # batch norm cannot normalise a last batch of one image
             step = epoch * n_batches + i

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from nat_lib import plan, runs, shrink
 from nat_lib.arch import NETWORKS, Space
@@ -17,10 +18,11 @@ from nat_lib.exits import ensemble
 from nat_lib.supernet import Supernet
 
 LETTERS = {"BASE": 6, "SE_B": 6, "SE_D": 6, "SE_P": 8, "SE_DP": 8, "EE_B": 10, "EE_D": 10, "EE_P": 12, "EE_DP": 12}
-TINY = {"profile": "test", "dataset": "digits", "train_images": 80, "val_images": 40, "test_images": 40, "batch_size": 40,
-        "eval_batch_size": 40, "min_full_epochs": 2, "base_channels": [8, 8, 8, 8, 8, 8], "train_resolutions": [16, 20, 24],
-        "eval_resolutions": [16, 24], "val_subnets": 2, "grid_subnets": 3, "calibration_images": 40,
-        "epoch_fraction": 0.005, "supernets": {"1.0": ["EE_DP"]}, "widths": [1.0]}
+TINY = {"profile": "test", "dataset": "digits", "train_images": 80, "val_images": 40, "test_images": 40,
+        "batch_size": 40, "eval_batch_size": 40, "min_full_epochs": 2, "base_channels": [8, 8, 8, 8, 8, 8],
+        "train_resolutions": [16, 20, 24], "eval_resolutions": [16, 24],
+        "val_subnets": 2, "grid_subnets": 3, "calibration_images": 40, "epoch_fraction": 0.005,
+        "supernets": {"1.0": ["EE_DP"]}, "widths": [1.0]}
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +196,6 @@ def test_a_lagging_teacher_is_one_phase_older(data, params, tmp_path):
 
 
 def test_without_stale_exits_the_teacher_keeps_those_trained_since_full(trained, data, params):
-    out, _ = trained
     for name, kept in (("NW1", [0, 5]), ("ND2", [0, 4, 5])):
         link = next(x for x in trained[1]["pet"] if x.phase.name == name)
         recipe = link.cell.params["recipe"] | {"stale_exits": False}
@@ -209,7 +210,7 @@ def test_finished_phases_are_not_trained_again(trained, data, params, monkeypatc
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(trained, data, params, tmp_path):
     again = [shrink.run_phase(x, data) for x in shrink.chain(params, "EE_DP", 1.0, "fixed", 0, data, tmp_path)[:3]]
-    for report, link in zip(again, trained[1]["fixed"], strict=False):
+    for report in again:
         name = f"ofav2_eps/{report['name']}/grid.csv"
         assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
     other = shrink.run_phase(shrink.chain(params, "EE_DP", 1.0, "fixed", 1, data, tmp_path)[0], data)
@@ -233,3 +234,23 @@ def test_a_gpu_that_is_not_there_is_refused(params):
 def test_the_summary_names_every_best_subnet(trained, data, params):
     best = shrink.best_subnets(params, data, trained[0])
     assert list(best.teacher) == ["fixed", "pet"] and (best.params > 0).all()
+
+
+def test_the_command_line_trains_one_supernet_and_refuses_in_one_line(tmp_path, capsys):
+    profile = tmp_path / "tiny.yaml"
+    profile.write_text(yaml.safe_dump(plan.load_profile("smoke") | {
+        k: v for k, v in TINY.items() if k in plan.Profile.model_fields}))
+    argv = ["--profile", str(profile), "--supernet", "BASE", "--teacher", "fixed", "--out", str(tmp_path / "out")]
+    assert shrink.main([*argv, "--set", "val_subnets=1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert shrink.main([*argv, "--set", "kd=hard"]) == 2
+    assert "is not one of" in capsys.readouterr().err
+
+
+def test_the_smoke_profile_trains_far_above_chance(tmp_path):
+    params = plan.load_params("smoke", "ofav2_eps")
+    data = shrink.load_data(params)
+    for supernet in ("BASE", "EE_D"):
+        for link in shrink.chain(params, supernet, 1.0, "pet", 0, data, tmp_path)[:2]:
+            report = shrink.run_phase(link, data)
+        assert report["metrics"]["grid"]["avg"] > 40  # chance: 10

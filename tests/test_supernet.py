@@ -33,7 +33,8 @@ def disturb(net, seed=1):
     with torch.no_grad():
         for name, t in [*net.named_parameters(), *net.named_buffers()]:
             if t.is_floating_point():
-                t.add_(0.1 * torch.rand(t.shape, generator=g) if "var" in name else 0.1 * torch.randn(t.shape, generator=g))
+                draw = torch.rand if "var" in name else torch.randn
+                t.add_(0.1 * draw(t.shape, generator=g))
     return net
 
 
@@ -81,7 +82,7 @@ def hooked_cost(network, x):
         extra.append(o[0].numel())
 
     def mean(m, i, o):
-        c, h, w = i[0].shape[1:]
+        c, h, _ = i[0].shape[1:]
         extra.append(c * h + c)
 
     hooks = {nn.Conv2d: conv, nn.Linear: linear, nn.BatchNorm2d: elements, nn.Hardswish: elements,
@@ -89,7 +90,7 @@ def hooked_cost(network, x):
     handles = [m.register_forward_hook(hooks[type(m)]) for m in network.modules() if type(m) in hooks]
 
     def gated(m, i, o):
-        c, h, w = i[0].shape[1:]
+        c, h, _ = i[0].shape[1:]
         extra.append(c * h + c + o[0].numel())
 
     handles += [m.register_forward_hook(gated) for m in network.modules() if type(m).__name__ == "SqueezeExcite"]
@@ -110,7 +111,8 @@ def test_the_cost_tables_equal_a_count_on_built_networks(name, width):
         built = hooked_cost(net.extract(arch), images(arch.resolution, 1))
         assert built == (row.params, row.macs, row.macs_tp)
     row = count(archs[:1], space, exits="all").iloc[0]
-    assert hooked_cost(net.extract(archs[0], "all"), images(archs[0].resolution, 1)) == (row.params, row.macs, row.macs_tp)
+    built = hooked_cost(net.extract(archs[0], "all"), images(archs[0].resolution, 1))
+    assert built == (row.params, row.macs, row.macs_tp)
 
 
 def test_the_elastic_supernet_has_the_kernel_matrices_on_top_of_its_maximal_network():

@@ -16,8 +16,8 @@ ENDLESS = 10**6
 
 def toy(norm=True, seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), *([nn.BatchNorm2d(4)] if norm else []), nn.ReLU(), nn.Dropout(0.2 if norm else 0),
-                         nn.Flatten(), nn.Linear(4 * 36, 3))
+    extra = [nn.BatchNorm2d(4), nn.Dropout(0.2)] if norm else []
+    return nn.Sequential(nn.Conv2d(1, 4, 3), *extra, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
 
 
 def batches(epoch, n=4, size=12):
@@ -122,7 +122,8 @@ def _worker(rank, folder):
 
 def test_two_processes_train_like_one_on_the_whole_batch(tmp_path):
     torch.multiprocessing.spawn(_worker, (str(tmp_path),), nprocs=2)
-    a, b, c, d = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("False0", "False1", "True0", "True1"))
+    names = ("False0", "False1", "True0", "True1")
+    a, b, c, d = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in names)
     assert all(torch.equal(a[k], b[k]) for k in a) and all(torch.equal(c[k], d[k]) for k in c)  # replicas stay equal
     alone = toy(norm=False)  # with batch norm the statistics are each process's own
     train(tmp_path / "alone", alone, epochs=2)

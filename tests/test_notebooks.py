@@ -1,0 +1,95 @@
+"""The notebooks: how their sources read, and all of them run headless, in order, from an empty outputs folder."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import yaml
+
+from nat_lib import plan
+from nat_lib.runs import ROOT
+
+SOURCES = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+TINY = {"profile": "tiny", "train_images": 80, "val_images": 40, "test_images": 40, "batch_size": 40,
+        "eval_batch_size": 40, "min_full_epochs": 2, "base_channels": [8, 8, 8, 8, 8, 8],
+        "train_resolutions": [16, 20, 24], "eval_resolutions": [16, 24], "val_subnets": 2, "grid_subnets": 3,
+        "calibration_images": 40, "epoch_fraction": 0.005, "supernets": {"1.0": ["BASE", "EE_D"], "1.2": ["SE_P"]}}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_a_source_opens_with_prose_and_carries_no_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    first, second, *_ = notebook.cells
+    assert first.cell_type == "markdown" and "**Question" in first.source
+    assert "parameters" in second.metadata.get("tags", ())
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None
+            lines = cell.source.splitlines()
+            assert len(lines) <= (40 if cell is second else 15), cell.source
+            assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(cell.source).body)
+    assert ".finish(" in notebook.cells[-1].source
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_every_key_of_an_experiment_is_in_the_parameters_cell(path):
+    cell, study = plan.parameters_cell(path), path.stem.split("_", 1)[1]
+    assert set(plan.load_experiment(study)) <= set(cell)
+    assert not set(plan.Profile.model_fields) & set(plan.EXPERIMENTS[study].model_fields)
+
+
+def test_the_defaults_of_notebook_02_are_the_smoke_profile():
+    cell = plan.parameters_cell(ROOT / "notebooks/02_ofav2_eps.ipynb")
+    params = plan.load_params("smoke", "ofav2_eps")
+    assert {k: v for k, v in cell.items() if params.get(k, v) != v} == {"supernets": cell["supernets"]}
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """Everything that ./run_all.sh leaves behind for a tiny profile."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    profile = out.parent / "tiny.yaml"
+    profile.write_text(yaml.safe_dump(plan.load_profile("smoke") | TINY, sort_keys=False))
+    command = [str(ROOT / "run_all.sh"), "--profile", str(profile), "--out", str(out)]
+    done = subprocess.run(command, text=True, timeout=900, env=os.environ | {"NAT_PYTHON": sys.executable},
+                          capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_every_notebook_runs_and_leaves_its_report(outputs, path):
+    executed = nbformat.read(outputs / path.name, as_version=4)
+    code = [c for c in executed.cells if c.cell_type == "code"]
+    assert all(c.execution_count for c in code)
+    kinds = {o.output_type for c in code for o in c.outputs}
+    assert "error" not in kinds and kinds & {"display_data", "execute_result"}
+    shown = json.dumps([o for c in code for o in c.outputs])
+    assert "application/vnd.jupyter.widget-view+json" not in shown  # batch notebooks create no widgets
+    reports = [json.loads(p.read_text()) for p in (outputs / "notebooks").glob("*/report.json")]
+    assert path.stem in {r["name"] for r in reports}
+
+
+def test_the_tables_and_figures_of_chapter_5_are_there(outputs):
+    left = {p.name for p in (outputs / "02_ofav2_eps").iterdir()}
+    assert {"table_5_2.csv", "tables_5_3_5_4.csv", "best_subnets.png", "best_subnets_cost.csv",
+            "learning_curves_w1.0.png", "learning_curves_w1.2.png", "teacher_quality_w1.0.png",
+            "teacher_quality_w1.2.png", "best_per_step_w1.0.png"} <= left
+    assert any(p.suffix == ".png" for p in (outputs / "07_thesis_report").iterdir())
+    assert any("claims" in p.name for p in (outputs / "07_thesis_report").iterdir())
+
+
+def test_a_cell_that_was_not_run_is_shown_as_such(outputs):
+    import pandas as pd
+
+    cells = pd.read_csv(outputs / "02_ofav2_eps/tables_5_3_5_4.csv", dtype={"wm": str})
+    ours = cells.set_index(["wm", "supernet", "teacher", "step", "stat"]).sort_index()
+    assert ours.loc[("1.0", "EE_DP", "pet", "EW", "best"), "verdict"] == "not run in this profile"
+    assert ours.loc[("1.0", "BASE", "pet", "EL", "best"), "verdict"] == "X"
+    assert ours.loc[("1.2", "SE_P", "fixed", "EW", "avg"), "ours"] > 0
