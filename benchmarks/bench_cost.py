@@ -1,7 +1,7 @@
 """Row 4, params and MACs of candidates: `cost.count` on genotypes against building and tracing each network with `ofa`.
 
-One core.  Reports candidates per second at 100, 10 000 and 100 000 candidates, and compares the counts with the peer's on
-random subnets: parameters, and torchprofile's MACs, which count batch norms and elementwise products too.
+One core.  Reports candidates per second at 100, 10 000 and 100 000 candidates, and compares the counts with the peer's
+on random subnets: parameters, and torchprofile's MACs, which count batch norms and elementwise products too.
 
     python benchmarks/bench_cost.py [--rounds 7] [--json PATH]
 """

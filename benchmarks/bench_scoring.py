@@ -1,11 +1,13 @@
 """Row 3, scoring one subnet against `ofa`'s way: BN statistics from 2000 images, top-1 on 2000 others, 64 pixels.
 
 Both sides start from a supernet with the same weights and images in memory; extraction is included.  The peer: extract,
-`set_running_statistics` in batches of 100, validate in batches of 256.  Ours: extract, recalibrate, fold, score, as in
-`evaluate.evaluate`.  Labels are the answers of the largest subnet, so that top-1 is not chance; both must agree to one image.
+Both sides start from a supernet with the same weights and images in memory; extraction is included.  Peer: extract,
+the answers of the largest subnet, so that top-1 is not chance; both must agree to one image.
 
     python benchmarks/bench_scoring.py [--rounds 3] [--threads 2] [--json PATH]
 """
+
+from types import SimpleNamespace
 
 import numpy as np
 import peer
@@ -13,7 +15,7 @@ import timing
 import torch
 
 from nat_lib.arch import Space
-from nat_lib.evaluate import fold, recalibrate, score
+from nat_lib.evaluate import prepare, recalibrate, score
 from nat_lib.supernet import Supernet, with_width
 
 IMAGES, SUBNETS = 2000, 4
@@ -39,10 +41,11 @@ def main():
     at_peer = ([(x, None) for x in calibration.split(100)],
                list(zip(images.split(256), labels.split(256), strict=True)))
     batches = list(zip(ours_images.split(100), labels.split(100), strict=True))
+    data = SimpleNamespace(calibration_batches=lambda resolution: ours_calibration)
 
     rows, top1 = [], []
     for i, arch in enumerate(peer.quadruple(other, 0)[:SUBNETS]):
-        calls = {"ours": lambda a=arch: score(fold(recalibrate(net.extract(a), ours_calibration)), batches).top1,
+        calls = {"ours": lambda a=arch: score(prepare(net, a, data, peer.SIDE), batches).top1,
                  "ofa": lambda a=arch: peer.score(other, a, *at_peer)[1]}
         top1.append({name: call() for name, call in calls.items()})
         rows.append(timing.compare(timing.interleave(calls, chosen.rounds), "ours", "ofa", f"3 subnet {i}", 0.50)

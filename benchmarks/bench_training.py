@@ -3,8 +3,8 @@
 OFAMobileNetV3 at full size, batch 64, 64 pixels, 200 classes, fp32, the same weights, images and subnets on both sides.
 
 row 1   zero gradients, forward, cross-entropy (smoothing 0.1), backward, SGD step of the maximal network
-row 1b  teacher forward (maximal network, no gradient), four sampled subnets with cross-entropy and distillation, SGD step
-row 2   the subnet inside the supernet against the same subnet extracted; no peer is needed to read it
+row 1b  teacher forward (maximal network, no gradient), four sampled subnets with distillation, one SGD step
+row 2   the subnets inside the supernet against the same subnets extracted
 
     python benchmarks/bench_training.py [--rounds 7] [--threads 2] [--json PATH]
 """

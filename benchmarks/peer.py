@@ -1,4 +1,4 @@
-"""The peer: package `ofa` (Once-for-All, the authors' code) on the CPU, with our weights and our descriptions of subnets."""
+"""The peer: package `ofa` (Once-for-All, its authors' code) on the CPU, with our weights and our subnets."""
 
 import random
 import sys
@@ -26,7 +26,8 @@ ENDS = {
     "stem.conv": "first_conv.conv", "stem.bn": "first_conv.bn", "stem.block.depthwise": "blocks.0.conv.depth_conv.conv",
     "stem.block.bn2": "blocks.0.conv.depth_conv.bn", "stem.block.project": "blocks.0.conv.point_linear.conv",
     "stem.block.bn3": "blocks.0.conv.point_linear.bn", "exits.5.conv1": "final_expand_layer.conv",
-    "exits.5.bn": "final_expand_layer.bn", "exits.5.conv2": "feature_mix_layer.conv", "exits.5.linear": "classifier.linear",
+    "exits.5.bn": "final_expand_layer.bn", "exits.5.conv2": "feature_mix_layer.conv",
+    "exits.5.linear": "classifier.linear",
 }
 
 

@@ -1,7 +1,7 @@
 """Gated, interleaved timing: variants are timed in turns, and only while the machine is undisturbed.
 
-A matrix product before and after every call tells how fast the machine is at that moment.  Calls are made in order, then
-in reverse order, round after round; a ratio is the median of the ratios of paired calls.
+A matrix product before and after every call tells how fast the machine is at that moment.  Calls are made in order,
+then in reverse order, round after round; a ratio is the median of the ratios of paired calls.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def probe(side=1024):
 
 
 def gated(call, best):
-    """(seconds of one call, whether it was undisturbed): started when the machine is quiet, repeated if it did not last."""
+    """(seconds, undisturbed?) of one call: started when the machine is quiet, repeated if that did not last."""
     for _ in range(TRIES):
         waiting = time.perf_counter()
         while probe() > START * best and time.perf_counter() - waiting < WAIT:

@@ -79,10 +79,10 @@ def fold(network):
 def _fold(network):
     """The same in place: copying costs more than scoring a few hundred small images."""
     for module in list(network.modules()):
-        for (_, first), (name, second) in pairwise(list(module.named_children())):
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                first.weight, first.bias = fuse_conv_bn_weights(first.weight, first.bias, second.running_mean,
-                                                                second.running_var, second.eps, second.weight, second.bias)
+        for (_, conv), (name, bn) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
+                conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, bn.running_mean, bn.running_var,
+                                                              bn.eps, bn.weight, bn.bias)
                 setattr(module, name, nn.Identity())
         if isinstance(module, nn.Hardswish):
             module.inplace = True  # nobody else reads its input
