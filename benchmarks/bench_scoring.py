@@ -4,7 +4,7 @@ Both sides start from a supernet with the same weights and images in memory; ext
 Both sides start from a supernet with the same weights and images in memory; extraction is included.  Peer: extract,
 the answers of the largest subnet, so that top-1 is not chance; both must agree to one image.
 
-    python benchmarks/bench_scoring.py [--rounds 3] [--threads 2] [--json PATH]
+    python benchmarks/bench_scoring.py [--rounds 3] [--threads 2] [--clock wall|cpu] [--json PATH]
 """
 
 from types import SimpleNamespace
@@ -48,7 +48,8 @@ def main():
         calls = {"ours": lambda a=arch: score(prepare(net, a, data, peer.SIDE), batches).top1,
                  "ofa": lambda a=arch: peer.score(other, a, *at_peer)[1]}
         top1.append({name: call() for name, call in calls.items()})
-        rows.append(timing.compare(timing.interleave(calls, chosen.rounds), "ours", "ofa", f"3 subnet {i}", 0.50)
+        times = timing.interleave(calls, chosen.rounds, chosen.clock)
+        rows.append(timing.compare(times, "ours", "ofa", f"3 subnet {i}", 0.50)
                     | {"top1 ours": top1[-1]["ours"], "top1 ofa": top1[-1]["ofa"]})
     worst = max(abs(t["ours"] - t["ofa"]) for t in top1) * IMAGES / 100
     timing.show(rows, chosen)

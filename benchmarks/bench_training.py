@@ -6,7 +6,7 @@ row 1   zero gradients, forward, cross-entropy (smoothing 0.1), backward, SGD st
 row 1b  teacher forward (maximal network, no gradient), four sampled subnets with distillation, one SGD step
 row 2   the subnets inside the supernet against the same subnets extracted
 
-    python benchmarks/bench_training.py [--rounds 7] [--threads 2] [--json PATH]
+    python benchmarks/bench_training.py [--rounds 7] [--threads 2] [--clock wall|cpu] [--json PATH]
 """
 
 import copy
@@ -100,14 +100,14 @@ def main():
     rows = []
     times = timing.interleave({
         "ours": ours(net, [lambda: net(last, largest)], y), "extracted": ours(static, [lambda: static(last)], y),
-        "ofa": theirs(other, [at_peer(largest)], y)}, chosen.rounds)
+        "ofa": theirs(other, [at_peer(largest)], y)}, chosen.rounds, chosen.clock)
     rows.append(timing.compare(times, "ours", "ofa", "1 maximal step", 0.55))
     for i in range(2):
-        pair = timing.interleave(elastic(i), max(3, chosen.rounds // 2))
+        pair = timing.interleave(elastic(i), max(3, chosen.rounds // 2), chosen.clock)
         rows.append(timing.compare(pair, "ours", "ofa", f"1b elastic step, quadruple {i}", 0.55))
     rows.append(timing.compare(times, "ours", "extracted", "2 elastic / extracted, maximal", 1.03))
     for i in range(2):
-        pair = timing.interleave(dynamic(peer.quadruple(other, i)), max(3, chosen.rounds // 2))
+        pair = timing.interleave(dynamic(peer.quadruple(other, i)), max(3, chosen.rounds // 2), chosen.clock)
         rows.append(timing.compare(pair, "elastic", "extracted", f"2 elastic / extracted, quadruple {i}", 1.03))
     timing.show(rows, chosen)
 

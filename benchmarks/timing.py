@@ -15,6 +15,7 @@ import torch
 from nat_lib import runs
 
 WAIT, START, END, TRIES = 3.0, 1.3, 1.6, 3  # seconds; a probe may be that much slower than the best, before and after
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}  # cpu, with one thread: for a machine that others use too
 
 
 def options(doc, rounds):
@@ -22,46 +23,48 @@ def options(doc, rounds):
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=rounds, help=f"timed calls of each variant (default {rounds})")
     parser.add_argument("--threads", type=int, default=2, help="threads torch may use (default 2)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what is timed (default wall)")
     parser.add_argument("--json", metavar="PATH", help="also write the rows and the machine there")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     return chosen
 
 
-def probe(side=1024):
+def probe(now, side=1024):
     """Seconds of one matrix product."""
     a = torch.ones(side, side)
-    began = time.perf_counter()
+    began = now()
     a @ a
-    return time.perf_counter() - began
+    return now() - began
 
 
-def gated(call, best):
+def gated(call, best, now):
     """(seconds, undisturbed?) of one call: started when the machine is quiet, repeated if that did not last."""
     for _ in range(TRIES):
         waiting = time.perf_counter()
-        while probe() > START * best and time.perf_counter() - waiting < WAIT:
+        while probe(now) > START * best and time.perf_counter() - waiting < WAIT:
             pass
-        began = time.perf_counter()
+        began = now()
         call()
-        seconds = time.perf_counter() - began
-        if probe() <= END * best:
+        seconds = now() - began
+        if probe(now) <= END * best:
             return seconds, True
     return seconds, False
 
 
-def interleave(calls, rounds):
+def interleave(calls, rounds, clock="wall"):
     """Seconds of every call in every round, a DataFrame (rounds, names); attrs["disturbed"] counts the bad ones.
 
     calls : {name: function without arguments}; each runs once before, untimed
     """
     for call in calls.values():
         call()
-    best, disturbed, rows = min(probe() for _ in range(20)), 0, []
+    now = CLOCKS[clock]
+    best, disturbed, rows = min(probe(now) for _ in range(20)), 0, []
     for i in range(rounds):
         row = {}
         for name in list(calls)[::-1 if i % 2 else 1]:
-            row[name], quiet = gated(calls[name], best)
+            row[name], quiet = gated(calls[name], best, now)
             disturbed += not quiet
         rows.append(row)
     times = pd.DataFrame(rows, columns=list(calls))
@@ -81,5 +84,5 @@ def show(rows, chosen, **more):
     """Print the rows as a table; write them with `more` and a description of the machine if --json was given."""
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.3g}" if v < 10 else f"{v:.0f}"))
     if chosen.json:
-        machine = runs.environment() | {"cores": os.cpu_count()}
+        machine = runs.environment() | {"cores": os.cpu_count(), "clock": chosen.clock}
         runs.write_json(chosen.json, {"rows": rows, "machine": machine, **more})

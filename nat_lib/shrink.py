@@ -25,7 +25,7 @@ from nat_lib.data import load
 from nat_lib.evaluate import fold, prepare, recalibrate, score, score_exits
 from nat_lib.exits import ensemble, joint_loss, soft_cross_entropy, supernet_weights
 from nat_lib.supernet import Supernet, with_width
-from nat_lib.train import Schedule, first_rank_first, fit, ranks, sgd
+from nat_lib.train import Schedule, first_rank_first, fit, gathered, ranks, sgd
 
 STUDY = "ofav2_eps"
 SMOOTHING, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 3e-5  # thesis 5.2.2; label smoothing as in Once-for-All
@@ -367,30 +367,27 @@ def scored(net, phase, arch, batches, data, weights):
 def mean_score(net, phase, members, data, weights, recipe):
     """(loss, top1) on the validation split, averaged over the members; shared among processes when there are any."""
     rank, world = ranks()
-    sums = torch.zeros(2, dtype=torch.float64)
-    for arch in members[rank::world]:
-        batches = data.eval_batches("val", arch.resolution, recipe["eval_batch_size"])
-        result = scored(net, phase, arch, batches, data, weights)
-        sums += torch.tensor([result.loss, result.top1], dtype=torch.float64)
-    if world > 1:
-        torch.distributed.all_reduce(sums)
-    return tuple((sums / len(members)).tolist())
+    results = gathered([
+        scored(net, phase, arch, data.eval_batches("val", arch.resolution, recipe["eval_batch_size"]), data, weights)
+        for arch in members[rank::world]])
+    return sum(r.loss for r in results) / len(results), sum(r.top1 for r in results) / len(results)
 
 
 def report_grid(net, link, data, weights):
     """(one row per reported subnet on the test split, size of the whole grid).  Thesis 5.3."""
     phase, recipe = link.phase, link.cell.params["recipe"]
-    members, rows = test_members(link, "grid"), []
+    (rank, world), members, rows = ranks(), test_members(link, "grid"), []
     full = len(link.space.grid(choices_after(link.space, phase), recipe["eval_resolutions"], link.width))
     costs = count(members, link.space, data.n_classes, exits="all" if phase.opens is None else None)
-    for arch, cost in zip(runs.progress(members, f"{link.cell.name}, test grid"), costs.itertuples(), strict=True):
+    mine = list(zip(members, costs.itertuples(), strict=True))[rank::world]
+    for arch, cost in runs.progress(mine, f"{link.cell.name}, test grid"):
         batches = data.test_batches(arch.resolution, recipe["eval_batch_size"], why=link.cell.name)
         result = scored(net, phase, arch, batches, data, weights)
         rows.append({"resolution": arch.resolution, "kernel": arch.kernel[0], "level": arch.level[0],
                      "exit": arch.exit, "depth": arch.depth[0], "expand": arch.expand[0], "top1": result.top1,
                      "top5": result.top5, "loss": result.loss, "params": int(cost.params), "macs": int(cost.macs),
                      "macs_tp": int(cost.macs_tp)})
-    return pd.DataFrame(rows), full
+    return pd.DataFrame(gathered(rows)), full
 
 
 # ------------------------------------------------------------------------------------------------ what the runs say

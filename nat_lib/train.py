@@ -85,6 +85,16 @@ def share(x, y):
     return x[rank::world], y[rank::world], len(y[rank::world]) / len(y)
 
 
+def gathered(mine):
+    """What the processes computed for items rank::world of a list, as one list in the items' order, everywhere."""
+    rank, world = ranks()
+    if world == 1:
+        return mine
+    parts = [None] * world
+    dist.all_gather_object(parts, mine)
+    return [parts[i % world][i // world] for i in range(sum(map(len, parts)))]
+
+
 def average_buffers(network):
     """Give all processes the mean of the floating-point buffers (BN statistics), in one flat all-reduce."""
     _, world = ranks()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nat_lib import runs
-from nat_lib.train import Schedule, average_buffers, first_rank_first, fit, flat_gradients, sgd
+from nat_lib.train import Schedule, average_buffers, first_rank_first, fit, flat_gradients, gathered, sgd
 
 ENDLESS = 10**6
 
@@ -113,6 +113,7 @@ def _worker(rank, folder):
     torch.set_num_threads(1)
     os.environ["NAT_BATCH"] = "1"
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    assert gathered(list(range(7))[rank::2]) == list(range(7))  # shares come back in order
     for norm in (False, True):
         network = toy(norm)
         train(f"{folder}/{norm}", network, epochs=2)
