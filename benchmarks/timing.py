@@ -15,7 +15,7 @@ import torch
 from nat_lib import runs
 
 WAIT, START, END, TRIES = 3.0, 1.3, 1.6, 3  # seconds; a probe may be that much slower than the best, before and after
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}  # cpu, with one thread: for a machine that others use too
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}  # cpu, with one thread: for a shared machine
 
 
 def options(doc, rounds):

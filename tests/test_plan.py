@@ -212,7 +212,7 @@ def test_a_key_changes_with_what_the_job_gets_and_with_nothing_else(notebooks, t
     assert changed(before, keys(notebooks, tmp_path, val_subnets=5)) == set()       # none of these asks for it
     assert changed(before, keys(notebooks, tmp_path, samples=7)) == {"00_start_here", "07_thesis_report"}
     everything = {id for id in before if id[:2] in ("02", "07")}
-    assert changed(before, keys(notebooks, tmp_path, grid_subnets=5)) == everything
+    assert changed(before, keys(notebooks, tmp_path, grid_subnets=17)) == everything
 
 
 def test_a_key_changes_with_the_notebook_and_for_a_part_only_with_its_own_code(notebooks, tmp_path):

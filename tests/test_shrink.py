@@ -96,7 +96,7 @@ def test_a_thinned_grid_is_the_same_for_everybody():
 
 def test_the_recipe_scales_table_5_2(params):
     full, ks = (shrink.recipe_for(p, params) for p in shrink.PHASES[:2])
-    assert (full["epochs"], full["lr"]) == (2, 0.08)
+    assert (full["epochs"], full["lr"]) == (2, 0.08 * params["lr_factor"])
     exact = shrink.recipe_for(shrink.PHASES[0], plan.load_params("paper", "ofav2_eps"))
     assert (exact["epochs"], exact["lr"], exact["warmup"]) == (180, 1e-3, 0)
     assert ks["epochs"] == 1
