@@ -87,7 +87,7 @@ def share(x, y):
 
 def gathered(mine):
     """What the processes computed for items rank::world of a list, as one list in the items' order, everywhere."""
-    rank, world = ranks()
+    _, world = ranks()
     if world == 1:
         return mine
     parts = [None] * world
