@@ -23,6 +23,8 @@ What to run
   --only 02,07          these notebooks only, by number (default: all of them)
   --dataset NAME        another data set than the profile's: digits, cifar10, tiny_imagenet, ..., folder
   --data-dir DIR        where its images lie; for "folder": one sub-folder per class, or train/ val/ test/ of such
+  --target NAME         data set to which the search moves the supernets (default: the profile's; with --dataset, that)
+  --target-dir DIR      where its images lie (default: --data-dir)
   --seeds 0,1,2         random seeds, each a repetition
   --set KEY=VALUE ...   replace any value of params/, as it would be written there: --set lr_factor=2.0 device=cuda
 
@@ -65,7 +67,7 @@ check_options() {
         options+=("$1"); shift
         [[ ${1-} == ?*=* && $1 != --* ]] || refuse "--set: '${1-}' is not KEY=VALUE"
         while [[ ${1-} == ?*=* && $1 != --* ]]; do options+=("$1"); shift; done ;;
-      --profile | --only | --jobs | --dataset | --data-dir | --seeds | --executor | --out | --notebooks)
+      --profile | --only | --jobs | --dataset | --data-dir | --target | --target-dir | --seeds | --executor | --out | --notebooks)
         if [[ $1 == *=* ]]; then value=${1#*=}; shift
         elif (($# > 1)) && [[ $2 != --* ]]; then value=$2; shift 2
         else refuse "$name needs a value (--help lists the options)"; fi

@@ -34,6 +34,8 @@ def options(argv):
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--dataset")
     parser.add_argument("--data-dir")
+    parser.add_argument("--target")
+    parser.add_argument("--target-dir")
     parser.add_argument("--seeds")
     parser.add_argument("--executor", default="local")
     parser.add_argument("--set", nargs="+", action="extend", default=[])
@@ -52,12 +54,15 @@ def overrides(chosen):
     """{key: value} of all options that replace a value of params/."""
     found = plan.assignments(chosen.set)
     if chosen.dataset:
-        found["dataset"] = chosen.dataset
-    if chosen.data_dir:
-        folder = Path(chosen.data_dir).expanduser().resolve()
-        if not folder.is_dir():
-            raise Refusal(f"--data-dir: there is no folder {folder}")
-        found["data_dir"] = str(folder)
+        found |= {"dataset": chosen.dataset, "target": chosen.dataset}      # the search stays there, unless told
+    if chosen.target:
+        found["target"] = chosen.target
+    for key in ("data_dir", "target_dir"):
+        if given := getattr(chosen, key):
+            folder = Path(given).expanduser().resolve()
+            if not folder.is_dir():
+                raise Refusal(f"--{key.replace('_', '-')}: there is no folder {folder}")
+            found[key] = str(folder)
     if chosen.seeds:
         try:
             found["seeds"] = [int(seed) for seed in chosen.seeds.split(",")]

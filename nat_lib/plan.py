@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,7 +20,8 @@ from nat_lib.arch import NETWORKS
 from nat_lib.runs import ROOT, Refusal, hash_of, plain, read_json, write_json
 
 PARAMS = ROOT / "params"
-DATASETS = ("digits", "folder", "tiny_imagenet", "cifar10", "cifar100", "cinic10", "stl10", "food101", "cars",
+EMBEDDED = ("digits", "digits_turned")                      # need no folder
+DATASETS = (*EMBEDDED, "folder", "tiny_imagenet", "cifar10", "cifar100", "cinic10", "stl10", "food101", "cars",
             "aircraft", "dtd", "pets", "flowers102", "eurosat", "fashion_mnist", "gtsrb")   # as data.py, without torch
 
 
@@ -48,6 +49,22 @@ Names = Annotated[list[Literal[*NETWORKS]], AfterValidator(_distinct)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)]
 
 
+PhaseName = Literal["1", "2", "3", "4"]
+Pair = Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=2, max_length=2)]
+PREDICTORS = ("rbf", "rbfs", "mlp", "e2epp", "carts", "gp", "svr", "ridge", "knn", "bayesian", "lgb", "catboost")
+COSTS = ("params", "macs", "latency")       # objectives beside accuracy, in their order
+
+
+def _objectives(text):
+    names = text.split("+")
+    if "acc" not in names or len(set(names)) < len(names) or not set(names) <= {"acc", *COSTS}:
+        raise ValueError(f"is not acc alone or joined by + with some of {', '.join(COSTS)}, such as acc+macs")
+    return text
+
+
+Sets = Annotated[list[Annotated[str, AfterValidator(_objectives)]], AfterValidator(_distinct)]
+
+
 def _width(value):
     if value not in (1.0, 1.2):
         raise ValueError("is not one of 1.0, 1.2")
@@ -60,12 +77,31 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Profile(Strict):
-    """How much. None (null) means all of it."""
+class Common(Strict):
+    """How much, in every study. None (null) means all of it."""
 
     profile: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
-    dataset: Literal[*DATASETS]
+    dataset: Literal[*DATASETS]             # on which supernets are trained
     data_dir: str | None                    # relative to the repository; digits need none
+    base_channels: Annotated[list[Channels], Field(min_length=2, max_length=6)]
+    train_resolutions: Sides
+    eval_resolutions: Sides
+    calibration_images: Count | None
+    threads: Annotated[int, Field(ge=1, le=256)]
+    workers: Annotated[int, Field(ge=0, le=256)]
+    supernets: dict[Width, Names]
+    job_hours: Annotated[float, Field(gt=0)]    # a job that takes longer is stopped; read by the driver alone
+
+    @model_validator(mode="after")
+    def _images_lie_somewhere(self):
+        if self.dataset not in EMBEDDED and not self.data_dir:
+            raise ValueError(f"data_dir: {self.dataset} needs the folder its images lie in (--data-dir DIR)")
+        return self
+
+
+class Shrinking(Common):
+    """How much of chapter 5."""
+
     train_images: Count | None
     val_images: Count | None
     test_images: Count | None
@@ -77,22 +113,77 @@ class Profile(Strict):
     max_steps_per_epoch: Count | None
     learning_rates: Literal["thesis", "code"]   # Table 5.2, or the published training scripts
     lr_factor: Annotated[float, Field(gt=0, le=1000)]
-    base_channels: Annotated[list[Channels], Field(min_length=2, max_length=6)]
-    train_resolutions: Sides
-    eval_resolutions: Sides
     val_subnets: Annotated[int, Field(ge=1, le=32)]
     grid_subnets: Count | None
-    calibration_images: Count | None
-    threads: Annotated[int, Field(ge=1, le=256)]
-    workers: Annotated[int, Field(ge=0, le=256)]
-    supernets: dict[Width, Names]
-    job_hours: Annotated[float, Field(gt=0)]    # a job that takes longer is stopped; read by the driver alone
+
+
+class Target(Common):
+    """The data set that chapter 6 works on."""
+
+    target: Literal[*DATASETS]              # to which the supernets are moved
+    target_dir: str | None                  # None: data_dir
+    target_train_images: Count | None
+    target_val_images: Count | None
+    target_test_images: Count | None
+    nat_eval_batch_size: Count
 
     @model_validator(mode="after")
-    def _images_lie_somewhere(self):
-        if self.dataset != "digits" and not self.data_dir:
-            raise ValueError(f"data_dir: {self.dataset} needs the folder its images lie in (--data-dir DIR)")
+    def _target_lies_somewhere(self):
+        if self.target not in EMBEDDED and not (self.target_dir or self.data_dir):
+            raise ValueError(f"target_dir: {self.target} needs the folder its images lie in (--target-dir DIR)")
         return self
+
+
+class Moving(Target):
+    """How much of warm-up and adaptation."""
+
+    nat_batch_size: Annotated[int, Field(ge=2)]
+    nat_epoch_fraction: Share               # of the epochs of the warm-up
+    nat_min_epochs: Count
+    nat_max_steps: Count | None             # per epoch
+    nat_lr_factor: Annotated[float, Field(gt=0, le=1000)]
+    nat_val_subnets: Annotated[int, Field(ge=1, le=32)]
+
+
+class Comparing(Moving):
+    """How much of the comparison of predictors."""
+
+    predictor_supernets: Names
+    predictors: Annotated[list[Literal[*PREDICTORS]], Field(min_length=1), AfterValidator(_distinct)]
+    predictor_sizes: Annotated[list[Annotated[int, Field(ge=10)]], Field(min_length=1), AfterValidator(_ascending)]
+    predictor_repeats: Count
+    predictor_tests: Annotated[int, Field(ge=3)]
+
+
+class Searching(Moving):
+    """How much of the searches. Pairs are (NAT, NATv2): phase 1, and phases 2 to 4."""
+
+    nat_supernets: dict[PhaseName, Names]
+    searches: dict[PhaseName, Sets]
+    iterations: Count
+    adaptation_epochs: Count                # per iteration
+    archive_sizes: Pair
+    candidates: Pair                        # measured per iteration
+    multiplier: Count                       # of the archive size that pre-processing samples in phases 3 and 4
+    top: Count                              # subnets that the distributions of the adaptation are fitted to
+    distribution_families: Literal["short", "all"]
+    latency_runs: Count
+
+
+class Posting(Target):
+    """How much of post-processing."""
+
+    nat_supernets: dict[PhaseName, Names]
+    post_searches: dict[PhaseName, Sets]
+    post_subnets: Count                     # of each search
+    post_epochs: Count
+    post_patience: Count
+    post_batch_size: Annotated[int, Field(ge=2)]
+    post_max_steps: Count | None
+
+
+class Profile(Shrinking, Comparing, Searching, Posting):
+    """How much of everything."""
 
 
 class StartHere(Strict):
@@ -116,12 +207,54 @@ class Ofav2Eps(Strict):
     precision: Literal["fp32", "bf16"]
 
 
+class Warming(Strict):
+    """Switches of the warm-up, shared by every study of chapter 6."""
+
+    seeds: Seeds
+    exit_weights: Literal["DESC", "ASC"]
+    carry_kernel_transforms: bool
+    tail_scaling: Literal["once", "twice"]
+    search_resolutions: Sides | None
+    device: Literal["cpu", "cuda"]
+
+
+class Predictors(Warming):
+    encodings: Annotated[list[Literal["integer", "onehot"]], Field(min_length=1), AfterValidator(_distinct)]
+    draw_seed: Annotated[int, Field(ge=0)]
+
+
+class Natv2Phases(Warming):
+    predictor: Literal[*PREDICTORS]
+    fallback: Literal[*PREDICTORS]
+    mask_after_exit: bool
+    depth_prior: Literal["uniform", "author"]
+    population: Annotated[int, Field(ge=4)]
+    generations: Count
+    crossover: Literal["uniform", "two_point"]
+    subset_population: Annotated[int, Field(ge=4)]
+    subset_generations: Count
+    distribution_law: Literal["sse", "uniform_range", "empirical"]
+    fit_processes: Annotated[int, Field(ge=1, le=256)]
+    latency: Literal["table", "measured"]
+    tradeoff_reduce: Literal["min", "max"]
+    tradeoff_normalise: bool
+
+
+class PostProcessing(Strict):
+    seeds: Seeds
+    post_learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(_distinct)]
+    post_final: Literal["train+val", "train"]
+    device: Literal["cpu", "cuda"]
+
+
 class ThesisReport(Strict):
     noise_copies: Annotated[int, Field(ge=100)]
     noise_seed: Annotated[int, Field(ge=0)]
 
 
-EXPERIMENTS = {"start_here": StartHere, "ofav2_eps": Ofav2Eps, "thesis_report": ThesisReport}
+EXPERIMENTS = {"start_here": StartHere, "ofav2_eps": Ofav2Eps, "predictors": Predictors, "natv2_phases": Natv2Phases,
+               "post_processing": PostProcessing, "thesis_report": ThesisReport}
+HOW_MUCH = {"ofav2_eps": Shrinking, "predictors": Comparing, "natv2_phases": Searching, "post_processing": Posting}
 RUN_KEYS = ("out", "figures")       # where cells live; where this run's tables and figures go
 
 KINDS = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "text",
@@ -196,8 +329,9 @@ def load_profile(profile, overrides=None):
     path = profile_path(profile)
     chosen = {k: v for k, v in (overrides or {}).items() if k in Profile.model_fields}
     values = _validated(Profile, read_yaml(path) | chosen, _shown(path), chosen)
-    if values["data_dir"]:
-        values["data_dir"] = str(ROOT / Path(values["data_dir"]).expanduser())
+    for key in ("data_dir", "target_dir"):
+        if values[key]:
+            values[key] = str(ROOT / Path(values[key]).expanduser())
     return values
 
 
@@ -232,14 +366,14 @@ def load_params(profile, experiment, overrides=None):
 def given(study, namespace):
     """The parameters of a notebook of this study as one dict, taken from its namespace and validated again.
 
-    For a notebook that uses the whole profile: what somebody edits by hand in its parameters cell is checked like a
-    file.
+    For a notebook that uses all of the profile's part for it: what somebody edits by hand in its parameters cell is
+    checked like a file.
     """
-    names = [n for n in (*Profile.model_fields, *EXPERIMENTS[study].model_fields) if n in namespace]
+    names = [n for n in (*HOW_MUCH[study].model_fields, *EXPERIMENTS[study].model_fields) if n in namespace]
     values = {name: namespace[name] for name in names}
     profile, experiment = (_validated(model, {n: v for n, v in values.items() if n in model.model_fields} | extra,
                                       "parameters cell")
-                           for model, extra in ((Profile, {"job_hours": 1.0}), (EXPERIMENTS[study], {})))
+                           for model, extra in ((HOW_MUCH[study], {"job_hours": 1.0}), (EXPERIMENTS[study], {})))
     return profile | experiment
 
 
@@ -337,15 +471,40 @@ WORK = {"EE_DP": 9.0, "EE_P": 8.8, "EE_D": 4.2, "EE_B": 4.0, "SE_DP": 3.4, "SE_P
         "BASE": 1.0}
 
 
-def _supernet_parts(params):
-    """One part per supernet, width and seed: they share no cell. (label, changed parameters, weight)"""
-    return [(f"{name}_w{width}_s{seed}", {"supernets": {width: [name]}, "widths": [float(width)], "seeds": [seed]},
-             WORK[name] * float(width))
+class Part(NamedTuple):
+    """A share of a notebook's cells that shares none with the others: what to change to run it alone."""
+
+    label: str
+    supernet: str
+    changes: dict
+    weight: float
+
+
+def _shrinking_parts(params):
+    return [Part(f"{name}_w{width}_s{seed}", name,
+                 {"supernets": {width: [name]}, "widths": [float(width)], "seeds": [seed]}, WORK[name] * float(width))
             for width, names in params["supernets"].items() if float(width) in params["widths"]
             for name in names for seed in params["seeds"]]
 
 
-PARTS = {"ofav2_eps": _supernet_parts}
+def _predictor_parts(params):
+    return [Part(f"{name}_s{seed}", name, {"predictor_supernets": [name], "seeds": [seed]}, 0.5 * WORK[name]**0.5)
+            for name in params["predictor_supernets"] for seed in params["seeds"]]
+
+
+def _search_parts(params):
+    """One part per supernet and seed; `nat_supernets` says in which phases a supernet takes part."""
+    def only(name):
+        return {phase: [n for n in names if n == name] for phase, names in params["nat_supernets"].items()}
+
+    names = dict.fromkeys(n for names in params["nat_supernets"].values() for n in names)
+    return [Part(f"{name}_s{seed}", name, {"nat_supernets": only(name), "seeds": [seed]}, 0.5 * WORK[name]**0.5)
+            for name in names for seed in params["seeds"]]
+
+
+PARTS = {"ofav2_eps": _shrinking_parts, "predictors": _predictor_parts, "natv2_phases": _search_parts,
+         "post_processing": _search_parts}
+AFTER = {"predictors": "ofav2_eps", "natv2_phases": "ofav2_eps", "post_processing": "natv2_phases"}     # whose cells
 UNTIL = "cells"                     # tag of the code cell after which a part has nothing left to do
 LAST = "thesis_report"              # reads what all the others leave
 
@@ -366,11 +525,12 @@ def jobs(profile, overrides=None, only=None, out=None, notebooks=ROOT / "noteboo
     """All jobs of a run, each after those it needs; parts of a notebook longest first."""
     check_overrides(overrides or {})
     how_much = load_profile(profile, overrides)
-    if how_much["data_dir"] and not Path(how_much["data_dir"]).is_dir() and how_much["dataset"] != "digits":
-        raise Refusal(f"data_dir: there is no folder {how_much['data_dir']}; put {how_much['dataset']} there, "
-                      "or name its place with --data-dir DIR")
+    for name, key in (("dataset", "data_dir"), ("target", "target_dir" if how_much["target_dir"] else "data_dir")):
+        if how_much[name] not in EMBEDDED and not Path(how_much[key]).is_dir():
+            raise Refusal(f"{key}: there is no folder {how_much[key]}; put {how_much[name]} there, or name its place "
+                          f"with --{key.replace('_', '-')} DIR")
     out = outputs_folder(how_much, out)
-    made = {}
+    made, supernet_of = {}, {}
     for stem, study in sorted(notebooks_in(notebooks, only), key=lambda pair: pair[1] == LAST):
         path = Path(notebooks) / f"{stem}.ipynb"
         what = load_experiment(study, overrides)
@@ -379,17 +539,24 @@ def jobs(profile, overrides=None, only=None, out=None, notebooks=ROOT / "noteboo
         whole = Job(stem, stem, _shown_from(ROOT, path), f"{stem}.ipynb", params, (), 0.3, how_much["threads"],
                     3600 * how_much["job_hours"])
         split = PARTS.get(study, lambda _: [])(how_much | what)
+        before = {id: name for id, (name, of) in supernet_of.items() if of == AFTER.get(study)}
         parts = []
-        for label, changed, weight in sorted(split, key=lambda part: -part[2]) if len(split) > 1 else []:
-            name = f"{stem}-{label}"
+        for part in sorted(split, key=lambda part: -part.weight) if len(split) > 1 else []:
+            name = f"{stem}-{part.label}"
             figures = {"figures": f"{params['out']}/jobs/{name}"} if "figures" in params else {}
-            part = replace(whole, id=name, title=f"{stem}  {label}", output=f"jobs/{name}.ipynb", weight=weight,
-                           params=params | changed | figures, until=UNTIL)
-            parts.append(_keyed(part, made, _code_hash(path, UNTIL)))
+            job = replace(whole, id=name, title=f"{stem}  {part.label}", output=f"jobs/{name}.ipynb", until=UNTIL,
+                          weight=part.weight, params=params | part.changes | figures,
+                          needs=tuple(id for id, supernet in before.items() if supernet in (None, part.supernet)))
+            parts.append(_keyed(job, made, _code_hash(path, UNTIL)))
+            supernet_of[name] = part.supernet, study
         made |= {part.id: part for part in parts}
-        needs = tuple(id for id in made if "-" not in id) if study == LAST else tuple(part.id for part in parts)
+        if study == LAST:
+            needs = tuple(id for id in made if "-" not in id)
+        else:
+            needs = tuple(part.id for part in parts) or tuple(before)
         if not parts:
-            whole = replace(whole, weight=sum(weight for *_, weight in split) or whole.weight)
+            whole = replace(whole, weight=sum(part.weight for part in split) or whole.weight)
+            supernet_of[stem] = None, study
         made[stem] = _keyed(replace(whole, needs=needs), made, _code_hash(path, None) + _library_hash())
     return list(made.values())
 

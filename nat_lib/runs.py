@@ -6,6 +6,7 @@ parameters. Torch is imported by the functions that need it: the driver reads pl
 """
 
 import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import io
@@ -206,6 +207,18 @@ def cell(out, study, name, params):
         with open(listing, "a") as file:
             file.write(f"{made.folder.resolve()}\n")
     return made
+
+
+@contextmanager
+def alone(cell):
+    """Hold the cell's lock during the body; yields False if another process has finished the cell meanwhile.
+
+    The system frees the lock when its holder dies.  Of the processes of one torchrun the first holds it for all.
+    """
+    with open(cell.path(".lock"), "w") as file:
+        if os.environ.get("RANK", "0") == "0":
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield not cell.report()
 
 
 def _hash_in(folder):

@@ -37,6 +37,45 @@ class Schedule(NamedTuple):
         return 0.5 * self.lr * (1 + math.cos(math.pi * t / (self.epochs * n_batches)))
 
 
+class Ramped(NamedTuple):
+    """Cosine per epoch whose first `warmup` epochs are a ramp from 1e-4; both count as `epochs`.  Source: NAT.
+
+    stop : end after so many epochs of the curve, to go on later; None: all of it
+    """
+
+    lr: float
+    epochs: int
+    warmup: int = 0
+    stop: int | None = None
+
+    @property
+    def total(self):
+        return self.epochs if self.stop is None else self.stop
+
+    def at(self, step, n_batches):
+        epoch = step // n_batches
+        if epoch < self.warmup:
+            return 1e-4 + epoch * (self.lr - 1e-4) / self.warmup
+        return 0.5 * self.lr * (1 + math.cos(math.pi * epoch / self.epochs))
+
+
+class Annealed(NamedTuple):
+    """Cosine per batch from lr to `minimum` over `period` epochs, of which `epochs` are run.  Source: thesis 6.2.5."""
+
+    lr: float
+    epochs: int
+    period: int = 150
+    minimum: float = 1e-8
+
+    @property
+    def total(self):
+        return self.epochs
+
+    def at(self, step, n_batches):
+        turned = math.cos(math.pi * step / (self.period * n_batches))
+        return self.minimum + 0.5 * (self.lr - self.minimum) * (1 + turned)
+
+
 def sgd(network, weight_decay, momentum=0.9, nesterov=True, exempt=True):
     """SGD over all parameters; with exempt, BN affine parameters and every bias do not decay (by type, not by name)."""
     free = {id(p) for m in network.modules() for n, p in m.named_parameters(recurse=False)
@@ -106,20 +145,26 @@ def average_buffers(network):
             b.copy_(mean.view_as(b))
 
 
-def fit(network, losses, batches, validate, schedule, optimizer, n_batches, cell, precision="fp32", say="training"):
-    """Train, validate every epoch, keep the best epoch's weights; returns (history, best state_dict).
+def fit(network, losses, batches, validate, schedule, optimizer, n_batches, cell, precision="fp32", say="training",
+        every=1, patience=None):
+    """Train, validate, keep the best epoch's weights; returns (history, best state_dict).
 
     losses(x, y, step)  -> iterator of (loss, logits): one pair per forward; each is back-propagated before the next is
                            computed, gradients add up, one optimiser step follows.  Thesis Alg. 3.1 and 5.1
     batches(epoch)      -> iterator of (images, labels)
-    validate(network)   -> (loss, top1) on the validation split; the highest top1 is the best, the first on ties
-    cell                -> place of state.pt (every epoch), best.safetensors, history.csv; a killed run resumes there
+    validate(network)   -> (loss, top1) on the validation split, after every `every` epochs and the last one; the
+                           highest top1 is the best, the first on ties.  None: the last epoch's weights are returned
+    schedule            -> .total epochs; .at(step, n_batches) is the learning rate of a step
+    cell                -> place of state.pt (every epoch), best.safetensors, history.csv; a killed run resumes there,
+                           and a longer schedule goes on from there
+    patience            -> stop when the validation loss has not improved for so many epochs (a tie improves it)
     """
     rank, world = ranks()
     device = next(network.parameters()).device
     flat = flat_gradients(p for group in optimizer.param_groups for p in group["params"])
     state = _resume(network, optimizer, cell)
-    for epoch in range(state["epoch"], schedule.total):
+    while state["epoch"] < schedule.total and not _stale(state["history"], patience):
+        epoch = state["epoch"]
         began, sums, forwards = time.perf_counter(), torch.zeros(2, device=device), 0
         network.train()
         title = f"{say}, epoch {epoch + 1}/{schedule.total}"
@@ -143,7 +188,8 @@ def fit(network, losses, batches, validate, schedule, optimizer, n_batches, cell
         if not torch.isfinite(sums).all():
             raise runs.Refusal(f"{say}: the loss is not a number in epoch {epoch + 1}; lower lr_factor in the profile "
                                f"(learning rate now {optimizer.param_groups[0]['lr']:.3g})")
-        val_loss, val_top1 = validate(network)
+        due = validate and ((epoch + 1) % every == 0 or epoch + 1 == schedule.total)
+        val_loss, val_top1 = validate(network) if due else (math.nan, math.nan)
         is_best = val_top1 > state["best_top1"]
         train_loss, train_top1 = (sums / max(forwards, 1)).tolist()
         state["history"].append({
@@ -163,7 +209,15 @@ def fit(network, losses, batches, validate, schedule, optimizer, n_batches, cell
     history = pd.DataFrame(state["history"])
     if rank == 0:
         runs.write_csv(cell.path("history.csv"), history)
-    return history, runs.load_weights(cell.path("best.safetensors"))
+    return history, runs.load_weights(cell.path("best.safetensors")) if validate else network.state_dict()
+
+
+def _stale(history, patience):
+    """Has the validation loss not improved during the last `patience` epochs?"""
+    losses = [row["val_loss"] for row in history]
+    if patience is None or len(losses) <= patience:
+        return False
+    return min(losses[-patience:]) > min(losses[:-patience])
 
 
 def _under(context, pairs):

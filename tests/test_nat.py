@@ -1,0 +1,225 @@
+"""Searches on supernets: whole miniature runs, killed and resumed, and what they refuse."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nat_lib import nat, runs, search
+from nat_lib.arch import Space
+from nat_lib.cost import count
+
+SUPERNETS = {1: "BASE", 4: "EE_D"}
+
+
+def searched(searching, out, phase=1, text="acc+macs", **changes):
+    params, data, lay = searching
+    supernet, teacher = SUPERNETS[phase], search.PHASES[phase].teacher
+    if not (out / "ofav2_eps").exists():
+        lay(out, supernet, (teacher,))
+    return nat.run_search(params | changes, supernet, phase, text, 0, data, out)
+
+
+def folder(out, phase=1, text="acc+macs"):
+    return out / nat.STUDY / "digits_turned" / f"{SUPERNETS[phase]}_p{phase}_{text}_s0"
+
+
+@pytest.fixture(scope="module")
+def outs(tmp_path_factory):
+    return {phase: tmp_path_factory.mktemp(f"phase{phase}") for phase in SUPERNETS}
+
+
+@pytest.fixture(params=SUPERNETS)
+def straight(request, searching, outs):
+    """(phase, outputs folder, cell's folder) of a finished search."""
+    searched(searching, outs[request.param], request.param)
+    return request.param, outs[request.param], folder(outs[request.param], request.param)
+
+
+def test_a_search_leaves_archives_candidates_and_returned_subnets(straight, searching):
+    phase, _, at = straight
+    report = runs.read_json(at / "report.json")
+    iterations, archive, candidates, subnets = (pd.read_csv(at / f"{name}.csv") for name in (
+        "iterations", "archive", "candidates", "subnets"))
+    grows = phase == 1
+    assert list(iterations.archive) == ([6, 8, 10] if grows else [6, 6, 6])
+    assert list(archive.groupby("iteration").size()) == list(iterations.archive)
+    assert list(candidates.groupby("iteration").size()) == [2, 2]
+    assert report["metrics"]["hypervolume"] == list(iterations.hypervolume)
+    assert (iterations.hypervolume > 0).all() and iterations.supernet_top1[1:].between(0, 100).all()
+    space = Space.from_dict(report["params"]["space"])
+    X = nat.genotypes(archive.code)
+    np.testing.assert_allclose(archive.macs, count(X, space, 5).macs_tp / 1e6)      # of the subnet that was scored
+    assert subnets.front.all() and 1 <= subnets.returned.sum() <= 4 and subnets.returned.equals(subnets.high_tradeoff)
+    assert not subnets.code.duplicated().any() and subnets.test_top1.between(0, 100).all()
+    last = archive[archive.iteration == 2].set_index("code")
+    np.testing.assert_allclose(subnets.val_top1, 100 - last.error[subnets.code])
+    depths, exits = ["depth_2", "depth_3", "depth_4"], [f"exit_{e}" for e in range(1, 6)]
+    np.testing.assert_allclose(iterations[depths].sum(axis=1), 1)
+    np.testing.assert_allclose(iterations[exits].sum(axis=1), 1)
+    assert (iterations.exit_5 == 1).all() == (SUPERNETS[phase] == "BASE")
+
+
+def test_the_weights_adapt_and_every_member_is_scored_again(straight):
+    _, _, at = straight
+    memory = nat.Memory(runs.Cell(at, "", "", {}), "evaluations").known
+    archive = pd.read_csv(at / "archive.csv")
+    space = Space.from_dict(runs.read_json(at / "report.json")["params"]["space"])
+    for number, rows in archive.groupby("iteration"):
+        for code, error in zip(space.active(nat.genotypes(rows.code)), rows.error, strict=True):
+            assert 100 - memory[number, nat.code(code)]["val_top1"] == pytest.approx(error)
+    assert {version for version, _ in memory} == {0, 1, 2}
+    losses = [[row["val_loss"] for (v, _), row in memory.items() if v == version] for version in (0, 2)]
+    assert abs(np.mean(losses[0]) - np.mean(losses[1])) > 1e-3
+
+
+@pytest.mark.parametrize("straight", [1], indirect=True)
+def test_a_finished_search_is_only_read(straight, searching, monkeypatch):
+    phase, out, at = straight
+    monkeypatch.setattr(nat, "evaluate", None)
+    assert searched(searching, out, phase) == runs.read_json(at / "report.json")
+
+
+@pytest.mark.parametrize(("straight", "stop"), [(1, "candidates"), *(
+    (4, stop) for stop in ("first archive", "candidates", "adaptation", "again", "test"))], indirect=["straight"])
+def test_a_killed_search_goes_on_and_ends_with_the_same_archive(straight, searching, tmp_path, monkeypatch, stop):
+    phase, _, at = straight
+    evaluate, tested, calls = nat.evaluate, nat.tested, []
+    first = 6 if phase == 1 else 12
+    left = {"first archive": 3, "candidates": first + 1, "again": first + 4}.get(stop, 10**6)
+    draws = iter(range(10**6))
+
+    def dying(net, arch, *args):
+        if len(calls) == left:
+            raise KeyboardInterrupt
+        calls.append(arch)
+        return evaluate(net, arch, *args)
+
+    def dying_draw(*args, **kwargs):
+        if next(draws) == 9:            # 8 draws per adaptation: in the second one
+            raise KeyboardInterrupt
+        return sample(*args, **kwargs)
+
+    sample = nat.distributions.sample
+    monkeypatch.setattr(nat, "evaluate", dying)
+    if stop == "adaptation":
+        monkeypatch.setattr(nat.distributions, "sample", dying_draw)
+    if stop == "test":
+        monkeypatch.setattr(nat, "tested", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        searched(searching, tmp_path, phase)
+    monkeypatch.setattr(nat.distributions, "sample", sample)
+    monkeypatch.setattr(nat, "tested", tested)
+    log = folder(tmp_path, phase) / "evaluations.0.jsonl"
+    whole = log.read_text()
+    log.write_text(whole + '{"version": 0, "code": "0 1')       # and the last line was cut short
+    left, before = 10**6, len(calls)
+    searched(searching, tmp_path, phase)
+    for name in ("archive", "candidates"):
+        assert (folder(tmp_path, phase) / f"{name}.csv").read_bytes() == (at / f"{name}.csv").read_bytes()
+    same = ["code", "returned", "val_top1", "test_top1", "test_loss", "params"]
+    ours, theirs = (pd.read_csv(f / "subnets.csv")[same] for f in (folder(tmp_path, phase), at))
+    pd.testing.assert_frame_equal(ours, theirs)
+    known = nat.Memory(runs.Cell(at, "", "", {}), "evaluations").known
+    assert before < len(calls) + (stop == "test") and len(calls) == len(known)      # nothing was scored twice
+
+
+def test_objectives_come_in_any_order_and_number(searching, tmp_path):
+    report = searched(searching, tmp_path, 1, "latency+macs+acc+params", iterations=1)
+    assert report["params"]["objectives"] == "acc+params+macs+latency"
+    archive = pd.read_csv(folder(tmp_path, 1, "acc+params+macs+latency") / "archive.csv")
+    assert list(archive.columns) == ["iteration", "code", "error", "params", "macs", "latency", "born"]
+    space = Space.from_dict(report["params"]["space"])
+    table = nat.block_table(space, 5, searching[1].device, tmp_path)
+    np.testing.assert_allclose(archive.latency, table.latency(nat.genotypes(archive.code)))
+    again = searched(searching, tmp_path, 1, "acc+macs+latency+params", iterations=1)
+    assert again["hash"] == report["hash"]
+
+
+def test_accuracy_alone_returns_the_most_accurate_subnet_and_latency_can_be_measured(searching, tmp_path):
+    searched(searching, tmp_path, 1, "acc", iterations=1)
+    subnets = pd.read_csv(folder(tmp_path, 1, "acc") / "subnets.csv")
+    archive = pd.read_csv(folder(tmp_path, 1, "acc") / "archive.csv")
+    assert subnets.returned.sum() == 1 and subnets.latency_ms.min() > 0
+    assert subnets[subnets.returned].val_top1.item() == 100 - archive[archive.iteration == 1].error.min()
+    searched(searching, tmp_path, 1, "acc+latency", iterations=1, latency="measured", population=6, generations=2)
+    at = folder(tmp_path, 1, "acc+latency")
+    measured = nat.Memory(runs.Cell(at, "", "", {}), "latencies").known
+    assert all({"ms", "iqr", "runs", "device", "threads", "date"} <= set(row) for row in measured.values())
+    archive = pd.read_csv(at / "archive.csv")
+    assert set(archive.latency) <= {row["ms"] for row in measured.values()}
+
+
+@pytest.mark.parametrize("straight", [1], indirect=True)
+def test_a_predictor_that_cannot_be_fitted_is_replaced_and_this_is_recorded(straight):
+    iterations = pd.read_csv(straight[2] / "iterations.csv")
+    assert (iterations.predictor[1:] != "lgb").all() and iterations.note[1:].str.len().gt(10).all()
+
+
+def test_a_new_objective_is_one_function(searching, tmp_path, monkeypatch):
+    monkeypatch.setitem(nat.COSTS, "params", lambda run, X: (X > 0).sum(axis=1).astype(float))
+    searched(searching, tmp_path, 1, "acc+params", iterations=1)
+    archive = pd.read_csv(folder(tmp_path, 1, "acc+params") / "archive.csv")
+    np.testing.assert_array_equal(archive.params, (nat.genotypes(archive.code) > 0).sum(axis=1))
+
+
+def test_bad_input_is_refused_in_one_line_and_nothing_is_lost(searching, tmp_path, straight):
+    with pytest.raises(runs.Refusal, match="objective"):
+        searched(searching, tmp_path, 1, "acc+energy")
+    params, *_ = searching
+    one_class = type("OneClass", (), {"n_classes": 1, "name": "x"})()
+    with pytest.raises(runs.Refusal, match="two or more"):
+        nat.warm_up(params, "BASE", "fixed", 0, one_class, tmp_path)
+    cell = runs.Cell(tmp_path, "", "", {})
+    runs.write_text(tmp_path / "log.0.jsonl", '{"version": 0, "code": "1", "val_top1": 3}\nnonsense\n')
+    with pytest.raises(runs.Refusal, match=r"log\.0\.jsonl, line 2"):
+        nat.Memory(cell, "log")
+
+
+@pytest.mark.parametrize("straight", [1], indirect=True)
+def test_a_damaged_iteration_is_refused_and_the_one_before_is_gone_on_from(straight, searching, tmp_path):
+    phase, *_ = straight
+    searched(searching, tmp_path, phase)
+    mine = folder(tmp_path, phase)
+    (mine / "report.json").unlink()
+    path = mine / "iterations/02.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(runs.Refusal, match=r"02\.json"):
+        searched(searching, tmp_path, phase)
+    assert (mine / "evaluations.0.jsonl").exists()
+
+
+@pytest.mark.parametrize("straight", [1], indirect=True)
+def test_lost_evaluations_of_weights_that_have_moved_on_are_refused(straight, searching, tmp_path, monkeypatch):
+    phase, *_ = straight
+    monkeypatch.setattr(nat.search, "nat", _moved_on(nat.search.nat))
+    with pytest.raises(KeyboardInterrupt):
+        searched(searching, tmp_path, phase)
+    monkeypatch.undo()
+    mine = folder(tmp_path, phase)
+    (mine / "evaluations.0.jsonl").unlink()
+    (mine / "iterations/01.json").unlink(missing_ok=True)
+    with pytest.raises(runs.Refusal, match="begins anew"):
+        searched(searching, tmp_path, phase)
+
+
+def _moved_on(original):
+    """A search that dies after its first adaptation."""
+    def dying(space, evaluate, adapt, fit, *args, **kwargs):
+        def adapted(X, number):
+            adapt(X, number)
+            raise KeyboardInterrupt
+        return original(space, evaluate, adapted, fit, *args, **kwargs)
+    return dying
+
+
+def test_the_study_selects_phase_by_phase():
+    params = {"seeds": [0, 1], "searches": {"1": ["acc"], "4": ["acc+macs", "acc"]},
+              "nat_supernets": {"1": ["BASE", "EE_D"], "4": ["EE_D"]}}
+    assert nat.selected(params)[:4] == [("BASE", 1, "acc", 0), ("EE_D", 1, "acc", 0), ("EE_D", 4, "acc+macs", 0),
+                                        ("EE_D", 4, "acc", 0)]
+    assert len(nat.selected(params)) == 8
+
+
+def test_the_sizes_of_phases_1_and_2_to_4_are_the_profiles():
+    params = {"archive_sizes": [100, 300], "candidates": [8, 25], "multiplier": 10}
+    assert [nat.version_of(params, phase) for phase in (1, 2, 3, 4)] == [search.PHASES[p] for p in (1, 2, 3, 4)]
