@@ -22,7 +22,7 @@ from nat_lib.runs import Refusal
 from nat_lib.shrink import STUDY as SHRINKING
 from nat_lib.shrink import Teacher, phases_for, subset
 from nat_lib.supernet import Supernet, with_width
-from nat_lib.train import Ramped, fit, gathered, ranks, sgd
+from nat_lib.train import Ramped, clip, first_rank_first, fit, gathered, ranks, sgd
 
 STUDY = "natv2_warmup"
 LR_WARMUP, LR_ADAPTATION = 7.5e-3, 2.5e-3  # thesis 6.2.5
@@ -113,10 +113,11 @@ def warm_up_cells(space, sources, teacher, seed, data, values, out):
     common = {"supernet": space.name, "teacher": teacher, "dataset": data.name, "seed": seed, "space": space,
               "n_classes": data.n_classes, **values}
     home = f"{data.name}/{space.name}_{teacher}_s{seed}"
-    cells = {w: runs.cell(out, STUDY, f"{home}/w{w}", {**common, "width": w, "source": sources[w].hash})
-             for w in space.widths}
-    cells["supernets"] = runs.cell(out, STUDY, f"{home}/supernets",
-                                   {**common, "maximal": [cells[w].hash for w in space.widths]})
+    with first_rank_first():
+        cells = {w: runs.cell(out, STUDY, f"{home}/w{w}", {**common, "width": w, "source": sources[w].hash})
+                 for w in space.widths}
+        cells["supernets"] = runs.cell(out, STUDY, f"{home}/supernets",
+                                       {**common, "maximal": [cells[w].hash for w in space.widths]})
     return cells
 
 
@@ -146,7 +147,7 @@ def _maximal(space, source, cell, seed, data, workers):
     def losses(x, y, step):
         logits = net(x)
         yield joint_loss(logits, y, weights), ensemble(logits, weights)
-        nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+        clip(net, CLIP)
 
     def validate(network):  # the running statistics as they are, at every evaluation size
         scores = [score(network.eval(), data.eval_batches("val", r, recipe["nat_eval_batch_size"]), weights)
@@ -246,7 +247,7 @@ def distilled(nets, teacher, draw, seed):
             logits = nets(x, arch).float()
             yield F.cross_entropy(logits, y) + soft_cross_entropy(logits, soft(arch.exit)), logits
             # Reached once the pair above has been back-propagated.
-            nn.utils.clip_grad_norm_(nets.of(arch.width).parameters(), CLIP)
+            clip(nets.of(arch.width), CLIP)
 
     return losses
 

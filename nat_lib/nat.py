@@ -6,6 +6,7 @@ Source: NATv2, arXiv:2307.00960; thesis 3.3 and chapter 6.
 """
 
 import json
+import sys
 import time
 from functools import partial
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from nat_lib.cost import count
 from nat_lib.evaluate import evaluate, prepare, score
 from nat_lib.pareto import front, high_tradeoff
 from nat_lib.runs import Refusal
-from nat_lib.train import first_rank_first, gathered, ranks
+from nat_lib.train import first_rank_first, gathered, process_group, ranks
 
 STUDY = "natv2_phases"
 RETURNED = 4  # subnets with a high trade-off that a search returns (thesis 3.3.4)
@@ -211,17 +212,17 @@ def latency_of(run, nets, data, memory, out):
 
 def block_table(space, n_classes, device, out):
     """The latency table of a space on this machine, built once per outputs folder."""
-    cell = runs.cell(out, STUDY, f"latency/{space.name}_{runs.hash_of(space)}", {
-        "space": space, "n_classes": n_classes, "device": str(device)})
-    path = cell.path("table.json")
-    with runs.alone(cell) as mine:
-        if mine:
-            began = time.perf_counter()
-            table = latency.build_table(space, n_classes, device)
-            latency.save_table(path, table)
-            runs.write_csv(cell.path("check.csv"), table.check)
-            cell.finish({"error": table.error._asdict(), "rows": len(table.rows)}, seconds=time.perf_counter() - began)
-    return latency.load_table(path, space)
+    with first_rank_first():
+        cell = runs.cell(out, STUDY, f"latency/{space.name}_{runs.hash_of(space)}", {
+            "space": space, "n_classes": n_classes, "device": str(device)})
+        path = cell.path("table.json")
+        with runs.alone(cell) as mine:
+            if mine:
+                table = latency.build_table(space, n_classes, device)
+                latency.save_table(path, table)
+                runs.write_csv(cell.path("check.csv"), table.check)
+                cell.finish({"error": table.error._asdict(), "rows": len(table.rows)}, seconds=table.seconds)
+    return latency.load_table(path, space, n_classes)
 
 
 # ------------------------------------------------------------------------------------------------ one search
@@ -413,3 +414,43 @@ def tested(nets, arch, data, p, why):
     speed = latency.measure(nets.extract(arch).eval(), arch.resolution, runs=p["latency_runs"])
     return {"test_top1": result.top1, "test_top5": result.top5, "test_loss": result.loss, "latency_ms": speed.ms,
             "latency_iqr": speed.iqr}
+
+
+def main(argv=None):
+    """Search from the command line, on one process or on several GPUs; the notebooks then find the search finished.
+
+    torchrun --nproc-per-node 4 -m nat_lib.nat --profile paper --supernet EE_D --phase 4 --objectives acc+macs
+    """
+    from argparse import ArgumentParser
+
+    from nat_lib import plan
+
+    parser = ArgumentParser(prog="python -m nat_lib.nat", description=main.__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="smoke", help="name or file of a profile")
+    parser.add_argument("--supernet", required=True)
+    parser.add_argument("--phase", type=int, choices=search.PHASES, default=4)
+    parser.add_argument("--objectives", default="acc+macs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", help="outputs folder; default outputs/<profile>")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change a parameter")
+    given = parser.parse_args(argv)
+    try:
+        params = plan.load_params(given.profile, "natv2_phases", plan.assignments(given.set))
+        with process_group(params["device"]):
+            runs.start(params["threads"], given.seed)
+            with first_rank_first():
+                data = load_target(params)
+            report = run_search(params, given.supernet, given.phase, given.objectives, given.seed, data,
+                                plan.outputs_folder(params, given.out))
+            if ranks()[0] == 0:
+                found = report["metrics"]
+                print(f"{report['name']}: {found['front']} subnets on the front, best validation top-1 "
+                      f"{found['best_top1']:.2f}, hypervolume {found['hypervolume'][-1]:.4f}")
+    except Refusal as refusal:
+        print(f"nat_lib.nat: {refusal}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -195,13 +195,12 @@ def propose(space, predict, X, F, costs, version, budget, rng, crossover="unifor
     def objectives(X):  # NSGA-III takes differences below 1e-3 for 0: scale by the archive, so that units do not count
         return pareto.unit(np.column_stack([predict(X), cost(X)]), like=F)
 
-    known = _Known(space)
     operators = {
         "sampling": LHS(iterations=20),
         "crossover": CROSSOVERS[crossover](prob=0.9),
         "mutation": PM(prob=1.0, prob_var=1 / space.n_var, eta=1.0),
         "repair": _Repaired(space, version.repair),
-        "eliminate_duplicates": known,
+        "eliminate_duplicates": _Known(space),
     }
     if M < 3:
         algorithm = (GA if M == 1 else NSGA2)(pop_size=budget.population, **operators)

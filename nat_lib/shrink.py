@@ -6,7 +6,6 @@ teachers share the phases that no teacher can influence (Full and KS).
 Source: OFAv2, arXiv:2302.01888; thesis 5.1.2 to 5.3, Table 5.2.
 """
 
-import os
 import sys
 import time
 from itertools import islice
@@ -25,7 +24,7 @@ from nat_lib.data import load
 from nat_lib.evaluate import fold, prepare, recalibrate, score, score_exits
 from nat_lib.exits import ensemble, joint_loss, soft_cross_entropy, supernet_weights
 from nat_lib.supernet import Supernet, with_width
-from nat_lib.train import Schedule, first_rank_first, fit, gathered, ranks, sgd
+from nat_lib.train import Schedule, first_rank_first, fit, gathered, process_group, ranks, sgd
 
 STUDY = "ofav2_eps"
 SMOOTHING, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 3e-5  # thesis 5.2.2; label smoothing as in Once-for-All
@@ -432,24 +431,18 @@ def main(argv=None):
     given = parser.parse_args(argv)
     try:
         params = plan.load_params(given.profile, "ofav2_eps", plan.assignments(given.set))
-        if "WORLD_SIZE" in os.environ:
-            torch.distributed.init_process_group("nccl" if params["device"] == "cuda" else "gloo")
-            if params["device"] == "cuda":
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        runs.start(params["threads"], given.seed)
-        with first_rank_first():
-            data = load_data(params)
         out = plan.outputs_folder(params, given.out)
-        for report in run(params, given.supernet, given.width, given.teacher, given.seed, data, out):
-            if ranks()[0] == 0:
-                grid = report["metrics"]["grid"]
-                print(f"{report['name']}: avg {grid['avg']:.2f}, best {grid['best']:.2f} ({grid['n']} subnets)")
+        with process_group(params["device"]):
+            runs.start(params["threads"], given.seed)
+            with first_rank_first():
+                data = load_data(params)
+            for report in run(params, given.supernet, given.width, given.teacher, given.seed, data, out):
+                if ranks()[0] == 0:
+                    grid = report["metrics"]["grid"]
+                    print(f"{report['name']}: avg {grid['avg']:.2f}, best {grid['best']:.2f} ({grid['n']} subnets)")
     except runs.Refusal as refusal:
         print(f"nat_lib.shrink: {refusal}", file=sys.stderr)
         return 2
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
     return 0
 
 

@@ -5,6 +5,7 @@ under bf16 autocast.  The weights it keeps are those of the best epoch.
 """
 
 import math
+import os
 import time
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -106,6 +107,20 @@ def ranks():
 
 
 @contextmanager
+def process_group(device):
+    """Join the processes that torchrun started, if it did, for the duration of the body."""
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
 def first_rank_first():
     """Body run by process 0 alone, then by the others: for what must exist before it is read."""
     rank, world = ranks()
@@ -132,6 +147,23 @@ def gathered(mine):
     parts = [None] * world
     dist.all_gather_object(parts, mine)
     return [parts[i % world][i // world] for i in range(sum(map(len, parts)))]
+
+
+def clip(network, norm):
+    """Clip the gradient that has gathered in a network to a norm; of all processes together when there are several.
+
+    Each process is then left with an equal share of the clipped gradient, so that their sum is what one would have.
+    """
+    _, world = ranks()
+    grads = [p.grad for p in network.parameters() if p.grad is not None]
+    if world > 1:
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        for g, whole in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            g.copy_(whole.view_as(g))
+    nn.utils.clip_grad_norm_(network.parameters(), norm)
+    if world > 1:
+        torch._foreach_div_(grads, world)
 
 
 def average_buffers(network):

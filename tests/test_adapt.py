@@ -108,6 +108,23 @@ def test_the_gradient_of_each_subnet_is_clipped_in_its_own_supernet(warm, search
     assert norms[0][1] == 0 and norms[2][0] == pytest.approx(5, rel=1e-3)       # the other one was left alone
 
 
+def test_the_subnets_of_a_step_depend_on_seed_step_and_place_alone(warm, searching):
+    space, _, cells, _ = warm
+    nets = adapt.warmed_up(space, cells).train()
+    teacher = adapt.make_teacher(space, cells, "DESC", "cpu")
+    x, y = next(searching[1].train_batches(0, 40, [16], 0))
+
+    def drawn(seed, step):
+        found = []
+        for _ in adapt.distilled(nets, teacher, lambda rng: found.append(space.sample(1, rng)[0]) or found[-1],
+                                 seed)(x, y, step):
+            pass
+        return found
+
+    assert drawn(0, 7) == drawn(0, 7) and len(set(drawn(0, 7))) == 4
+    assert not set(drawn(0, 7)) & {*drawn(0, 8), *drawn(1, 7)}
+
+
 @pytest.mark.parametrize(("name", "size"), [("BASE", 48), ("SE_D", 48), ("SE_P", 96), ("EE_B", 96), ("EE_DP", 192)])
 def test_the_reduced_grid_has_the_sizes_of_the_thesis(name, size):
     recipe = {"eval_resolutions": [48, 56, 64], "nat_val_subnets": None}

@@ -1,10 +1,14 @@
 """Searches on supernets: whole miniature runs, killed and resumed, and what they refuse."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from nat_lib import nat, runs, search
+from nat_lib import nat, plan, runs, search
 from nat_lib.arch import Space
 from nat_lib.cost import count
 
@@ -223,3 +227,34 @@ def test_the_study_selects_phase_by_phase():
 def test_the_sizes_of_phases_1_and_2_to_4_are_the_profiles():
     params = {"archive_sizes": [100, 300], "candidates": [8, 25], "multiplier": 10}
     assert [nat.version_of(params, phase) for phase in (1, 2, 3, 4)] == [search.PHASES[p] for p in (1, 2, 3, 4)]
+
+
+@pytest.fixture
+def tiny_profile(searching, tmp_path):
+    params, _, lay = searching
+    lay(tmp_path / "out", "BASE")
+    profile = tmp_path / "tiny.yaml"
+    profile.write_text(yaml.safe_dump({k: v for k, v in params.items() if k in plan.Profile.model_fields}
+                                      | {"job_hours": 1.0}))
+    return ["--profile", str(profile), "--out", str(tmp_path / "out"), "--supernet", "BASE", "--phase", "1"]
+
+
+def test_several_processes_share_the_archive_and_end_with_the_same_one(tiny_profile, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+               "nat_lib.nat", *tiny_profile, "--set", "iterations=1", "population=12", "generations=3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=runs.ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    at = folder(tmp_path / "out")
+    shares = [len((at / f"evaluations.{rank}.jsonl").read_text().splitlines()) for rank in (0, 1)]
+    archive = pd.read_csv(at / "archive.csv")
+    assert sum(shares) == 6 + 2 + 8 and min(shares) >= 6 and len(archive) == 14
+    first = archive[archive.iteration == 0]
+    whole = nat.Memory(runs.Cell(at, "", "", {}), "evaluations").known
+    space = Space.from_dict(runs.read_json(at / "report.json")["params"]["space"])
+    for code, error in zip(space.active(nat.genotypes(first.code)), first.error, strict=True):
+        assert 100 - whole[0, nat.code(code)]["val_top1"] == pytest.approx(error)
+
+
+def test_the_command_line_refuses_in_one_line(tiny_profile, capsys):
+    assert nat.main([*tiny_profile, "--objectives", "acc+energy"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

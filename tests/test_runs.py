@@ -222,3 +222,24 @@ def test_start_sets_threads_and_seed():
 def test_plans_and_reports_are_read_without_waiting_for_torch():
     code = "import nat_lib.drive, nat_lib.nbrun, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT).returncode == 0
+
+
+def test_a_cell_that_another_process_works_on_is_waited_for_and_then_only_read(tmp_path):
+    cell = runs.cell(tmp_path, "study", "x", {"seed": 0})
+    worker = f"""
+import time
+from pathlib import Path
+from nat_lib import runs
+cell = runs.cell(Path({str(tmp_path)!r}), "study", "x", {{"seed": 0}})
+with runs.alone(cell) as mine:
+    print(mine, flush=True)
+    time.sleep(1.0)
+    cell.finish({{"by": "worker"}}, seconds=0.0)
+"""
+    with subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True, cwd=runs.ROOT) as process:
+        assert process.stdout.readline() == "True\n"
+        assert cell.report() is None
+        with runs.alone(cell) as mine:
+            assert not mine and cell.report()["metrics"] == {"by": "worker"}
+    with runs.alone(runs.cell(tmp_path, "study", "y", {"seed": 0})) as mine:
+        assert mine
