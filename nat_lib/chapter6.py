@@ -321,6 +321,12 @@ def _predictor_means(fits, **where):
     return means[means["mean"].notna()]
 
 
+def _within_one(ax):
+    """Cut the axis at correlations that cannot be: intervals of few repetitions reach beyond them."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, -1.05), min(high, 1.05))
+
+
 @thesis_style
 def fig_6_3(fits, n_train=None, encoding="integer"):
     """Figure 6.3: Spearman correlation of every predictor on three supernets; bars: 95 % interval over repetitions.
@@ -341,6 +347,7 @@ def fig_6_3(fits, n_train=None, encoding="integer"):
     for i, name in enumerate(PREDICTORS):
         if name not in set(means.predictor):
             ax.text(i, 0.01, "not run", ha="center", va="bottom", fontsize=7, color=GREY)
+    _within_one(ax)
     ax.set_xlim(-0.6, len(PREDICTORS) - 0.4)
     ax.axhline(0, color="#666666", lw=0.8)
     ax.set_xticks(range(len(PREDICTORS)), list(PREDICTORS))
@@ -366,6 +373,7 @@ def fig_6_4(fits, supernet="EE_B", encoding="integer"):
             ax.errorbar(mine.n_train + step * (k - 5.5), mine["mean"], mine.half, color=colour, marker="o", ms=3.5,
                         lw=1.2, elinewidth=0.8)
             ends[name] = mine["mean"].iloc[-1]
+    _within_one(ax)
     low, high = ax.get_ylim()
     for name, y in _apart(ends, 0.055 * (high - low), high).items():
         ax.annotate(name, (sizes[-1] + 6 * step, ends[name]), (sizes[-1] + 11 * step, y), va="center", fontsize=8,
@@ -404,6 +412,7 @@ def fig_6_5(fits, predictor="LGBM", supernet="BASE"):
         mine = means[means.encoding == encoding].sort_values("n_train")
         ax.errorbar(mine.n_train + step * (2 * k - 1), mine["mean"], mine.half, color=PREDICTORS[predictor], ms=5,
                     marker="os"[k], mfc=[None, "white"][k], ls=["-", "--"][k], elinewidth=0.8, label=f"{name} features")
+    _within_one(ax)
     ax.set_xticks(sizes)
     ax.set(xlabel="training samples", ylabel="Spearman's rho")
     ax.set_title(f"{predictor} on {supernet}; bars: 95 % confidence interval over repetitions")

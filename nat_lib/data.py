@@ -78,6 +78,8 @@ FOLDER = Transform(.85)
 DATASETS = {
     "digits": Dataset(formats.read_digits, None, .15, .2, Transform(.85, flip=False, evaluate="square_bilinear"),
                       None, None, (500, 100)),
+    "digits_turned": Dataset(formats.read_digits_turned, None, .15, .2,
+                             Transform(.85, flip=False, evaluate="square_bilinear"), None, None, (500, 100)),
     "folder": Dataset(formats.read_folder, None, .15, .2, FOLDER, None, None, (1000, 100)),
     "tiny_imagenet": Dataset(
         formats.read_tiny_imagenet, "tiny-imagenet-200", .15, None, FOLDER, (.4802, .4481, .3975),
@@ -137,8 +139,9 @@ def load(name, root=None, seed=None, train_images=None, val_images=None, test_im
          protocol="nat", valid=None, test=None, transform=None, calibration_images=None, store=192, channels=3):
     """A data set by name, decoded and split: `Data`.
 
-    root         : folder that holds the data set's own folder, as torchvision has it, or its archive;
-                   for "folder": what holds the class folders, or train/, val/ and test/ with class folders in each
+    root         : folder that holds the data set's own folder, as torchvision has it, or its archive, or the images as
+                   <name>/{train,test}/<class>/; for "folder": what holds the class folders, or train/, val/ and test/
+                   with class folders in each
     seed         : of the split, None: the thesis's (2147483647; 420 for AEP)
     *_images     : keep the first so many of a split, which is in a seeded order; None: all
     cache        : folder for decoded images and splits, None: outputs/cache;  download : fetch what is missing
@@ -162,6 +165,9 @@ def load(name, root=None, seed=None, train_images=None, val_images=None, test_im
         raise Refusal(f"{what.transform} is unknown: extra is one of {EXTRAS}, evaluate one of {MODES}")
     seed = SPLIT_SEED[protocol] if seed is None else seed
     root = _root(name, what, root)
+    if root and what.home and not (root / what.home).is_dir() and (root / name / "train").is_dir():
+        what = what._replace(reader=formats.read_folder, home=None, archive=None)
+        root = root / name
     folder = Path(cache or runs.ROOT / "outputs" / "cache") / (f"{name}-{runs.hash_of(root)}" if root else name)
     kept, meta = _open(what, root, folder, download, store)
     for part, share in (("val", valid), ("test", test)):
@@ -181,7 +187,7 @@ def load(name, root=None, seed=None, train_images=None, val_images=None, test_im
 
 
 def _root(name, what, root):
-    if what.reader is formats.read_digits:
+    if what.reader in formats.EMBEDDED:
         return None
     if root is None:
         raise Refusal(f"{name} needs root=...: the folder that holds {what.home or 'the class folders'}")
@@ -330,6 +336,11 @@ class Data:
     def to(self, device):
         """The same data with the decoded images resident on a device, where batches are then made."""
         return dataclasses.replace(self, store=self.store._replace(pixels=self.store.pixels.to(device)), memo={})
+
+    def merged(self):
+        """The same data whose training split is train + val: for a last training, which val can no longer judge."""
+        rows = self.rows | {"train": np.concatenate([self.rows["train"], self.rows["val"]])}
+        return dataclasses.replace(self, rows=rows, memo={})
 
     def describe(self):
         """DataFrame with one row per split: images used, available before thinning, in the full data set."""

@@ -1,15 +1,13 @@
-"""Scoring one subnet: batch-norm recalibration, folding, top-1, latency.
+"""Scoring one subnet: batch-norm recalibration, folding, top-1.
 
 Running BN statistics belong to no subnet in particular: they are recomputed for each one before it is scored.
 Source: Once-for-All, arXiv:1908.09791; thesis 3.2.2 and 3.3.
 """
 
 import copy
-import time
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from nat_lib.arch import Arch
 from nat_lib.cost import count
 from nat_lib.exits import ensemble
+from nat_lib.latency import measure
 
 
 class Record(NamedTuple):
@@ -129,25 +128,8 @@ def evaluate(net, arch, data, batch_size=100, measure_latency=False):
 
     net : `Supernet`;  arch : `Arch`;  data : `data.Data`.  The supernet and its statistics are not changed.
     """
-    network = prepare(net, arch, data, arch.resolution)
-    result = score(network, data.eval_batches("val", arch.resolution, batch_size))
+    network = recalibrate(net.extract(arch), data.calibration_batches(arch.resolution))
+    ms = measure(network, arch.resolution).ms if measure_latency else None  # before the batch norms are folded
+    result = score(_fold(network), data.eval_batches("val", arch.resolution, batch_size))
     cost = count([arch], net.space, net.n_classes).iloc[0]
-    ms = latency(network, arch.resolution)[0] if measure_latency else None
     return Record(arch, result.top1, result.top5, result.loss, int(cost.params), int(cost.macs), int(cost.macs_tp), ms)
-
-
-@torch.inference_mode()
-def latency(network, resolution, warmup=20, runs=100):
-    """(median, interquartile range) of milliseconds per forward of one image, on the device the network is on."""
-    device = next(network.parameters()).device
-    x = torch.randn(1, 3, resolution, resolution, device=device).contiguous(memory_format=torch.channels_last)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    times = []
-    for i in range(warmup + runs):
-        wait()
-        began = time.perf_counter()
-        network(x)
-        wait()
-        times += [1000 * (time.perf_counter() - began)] if i >= warmup else []
-    low, median, high = np.percentile(times, (25, 50, 75))
-    return float(median), float(high - low)

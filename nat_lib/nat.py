@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from nat_lib import adapt, distributions, latency, predictor, runs, search, shrink
 from nat_lib.arch import Space
@@ -204,7 +205,7 @@ def latency_of(run, nets, data, memory, out):
     def measured(X):
         archs = run.space.decode(X)
         rows = memory.measured(-1, [code(x) for x in run.space.active(X)], lambda i: latency.measure(
-            nets.extract(archs[i]).eval(), archs[i].resolution, runs=p["latency_runs"])._asdict())
+            nets.extract(archs[i]).eval(), archs[i].resolution, p["latency_runs"], p["latency_runs"])._asdict())
         return np.array([row["ms"] for row in rows])
 
     return measured
@@ -214,7 +215,7 @@ def block_table(space, n_classes, device, out):
     """The latency table of a space on this machine, built once per outputs folder."""
     with first_rank_first():
         cell = runs.cell(out, STUDY, f"latency/{space.name}_{runs.hash_of(space)}", {
-            "space": space, "n_classes": n_classes, "device": str(device)})
+            "space": space, "n_classes": n_classes, "device": str(device), "threads": torch.get_num_threads()})
         path = cell.path("table.json")
         with runs.alone(cell) as mine:
             if mine:
@@ -411,7 +412,7 @@ def returned(run, nets, last, data):
 def tested(nets, arch, data, p, why):
     result = score(prepare(nets, arch, data, arch.resolution),
                    data.test_batches(arch.resolution, p["recipe"]["nat_eval_batch_size"], why))
-    speed = latency.measure(nets.extract(arch).eval(), arch.resolution, runs=p["latency_runs"])
+    speed = latency.measure(nets.extract(arch).eval(), arch.resolution, p["latency_runs"], p["latency_runs"])
     return {"test_top1": result.top1, "test_top5": result.top5, "test_loss": result.loss, "latency_ms": speed.ms,
             "latency_iqr": speed.iqr}
 

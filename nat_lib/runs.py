@@ -388,7 +388,7 @@ def environment():
     used_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {
         "python": platform.python_version(), "versions": _versions(), "commit": _commit(),
-        "device": f"cuda ({torch.cuda.get_device_name()})" if used_gpu else f"cpu ({_cpu_name()})",
+        "device": f"cuda ({torch.cuda.get_device_name()})" if used_gpu else f"cpu ({cpu_name()})",
         "threads": torch.get_num_threads(),
     }
 
@@ -418,7 +418,7 @@ def _commit():
 
 
 @lru_cache
-def _cpu_name():
+def cpu_name():
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
     return found[1].strip() if found else platform.processor() or platform.machine()

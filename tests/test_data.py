@@ -311,6 +311,20 @@ def test_archives_are_unpacked_when_their_checksum_is_right(root, cache, monkeyp
         assert load(name, root / home, cache=cache).n_classes == 3      # the folder itself is a root, too
 
 
+def test_turned_digits_are_the_odd_ones_inverted_and_turned_by_a_quarter(cache):
+    plain, turned = (load(name, cache=cache) for name in ("digits", "digits_turned"))
+    assert turned.classes == ("1", "3", "5", "7", "9")
+    assert turned.describe().images.tolist() == [617, 108, 181] and turned.describe().available.sum() == 906
+    odd = np.flatnonzero(plain.store.labels % 2)
+    assert turned.store.labels.tolist() == [turned.classes.index(str(c)) for c in plain.store.labels[odd]]
+    for row, original in enumerate(odd):
+        image = plain.store.image(original).numpy()                         # (3, H, W)
+        assert (turned.store.image(row).numpy() == 255 - np.rot90(image, axes=(1, 2))).all()
+    x, y = next(turned.eval_batches("val", 16, 8))
+    assert x.shape == (8, 3, 16, 16) and y.tolist() == turned.val.labels[:8].tolist()
+    assert plain.home.parent != turned.home.parent      # neither splits nor logs are shared
+
+
 # ---------------------------------------------------------------------------------------------- splits
 
 @pytest.mark.parametrize("name", [n for n, what in DATASETS.items() if what.official])
@@ -683,7 +697,7 @@ def test_a_class_that_falls_into_one_split_is_refused(root, cache, rng):
 
 
 @pytest.mark.parametrize("arguments, line", [
-    (("imagenet",), "unknown data set 'imagenet': choose one of digits, folder"),
+    (("imagenet",), "unknown data set 'imagenet': choose one of digits, digits_turned, folder"),
     (("cifar10",), "cifar10 needs root=.*cifar-10-batches-py"),
     (("folder", "/no/such/folder"), "/no/such/folder is not a folder"),
 ])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
@@ -17,7 +18,14 @@ SOURCES = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 TINY = {"profile": "tiny", "train_images": 80, "val_images": 40, "test_images": 40, "batch_size": 40,
         "eval_batch_size": 40, "min_full_epochs": 2, "base_channels": [8, 8, 8, 8, 8, 8],
         "train_resolutions": [16, 20, 24], "eval_resolutions": [16, 24], "val_subnets": 2, "grid_subnets": 3,
-        "calibration_images": 40, "epoch_fraction": 0.005, "supernets": {"1.0": ["BASE", "EE_D"], "1.2": ["SE_P"]}}
+        "calibration_images": 40, "epoch_fraction": 0.005, "supernets": {"1.0": ["BASE", "EE_D"], "1.2": ["SE_P"]},
+        "target_train_images": 80, "target_val_images": 40, "target_test_images": 40, "nat_batch_size": 40,
+        "nat_eval_batch_size": 40, "nat_epoch_fraction": 0.01, "nat_max_steps": 2, "nat_val_subnets": 1,
+        "nat_supernets": {"1": ["BASE", "EE_D"], "2": [], "3": [], "4": ["EE_D"]},
+        "searches": {"1": ["acc+macs"], "2": [], "3": [], "4": ["acc+latency"]}, "iterations": 1,
+        "archive_sizes": [6, 6], "candidates": [2, 2], "top": 4, "latency_runs": 2, "predictor_supernets": ["BASE"],
+        "predictors": ["ridge", "carts"], "predictor_sizes": [10, 12], "predictor_repeats": 2, "predictor_tests": 5,
+        "post_searches": {"1": ["acc+macs"], "4": ["acc+latency"]}, "post_epochs": 1, "post_max_steps": 1}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
@@ -76,6 +84,17 @@ def test_every_notebook_runs_and_leaves_its_report(outputs, path):
     assert path.stem in {r["name"] for r in reports}
 
 
+def test_the_tables_and_figures_of_chapter_6_are_there(outputs):
+    wanted = {"03_predictors": {"fig_6_3", "fig_6_4", "fig_6_5"}, "05_post_processing": {"fig_6_6", "fig_6_11"},
+              "04_natv2_phases": {"fig_6_7", "fig_6_8", "fig_6_9", "hypervolume", "predictor_quality", "archive_shift"}}
+    for stem, figures in wanted.items():
+        left = {p.name for p in (outputs / stem).iterdir()}
+        assert {f"{name}.{kind}" for name in figures for kind in ("png", "csv")} <= left
+    claims = {row.id: row.verdict for row in pd.read_csv(outputs / "07_thesis_report/claims.csv").itertuples()}
+    assert claims["N51"] == claims["N52"] == claims["N54"] == "reproduced"      # the two laws of sampling; encodings
+    assert claims["N01"] == "not run in this profile"
+
+
 def test_the_tables_and_figures_of_chapter_5_are_there(outputs):
     left = {p.name for p in (outputs / "02_ofav2_eps").iterdir()}
     assert {"table_5_2.csv", "tables_5_3_5_4.csv", "best_subnets.png", "best_subnets_cost.csv",
@@ -86,8 +105,6 @@ def test_the_tables_and_figures_of_chapter_5_are_there(outputs):
 
 
 def test_a_cell_that_was_not_run_is_shown_as_such(outputs):
-    import pandas as pd
-
     cells = pd.read_csv(outputs / "02_ofav2_eps/tables_5_3_5_4.csv", dtype={"wm": str})
     ours = cells.set_index(["wm", "supernet", "teacher", "step", "stat"]).sort_index()
     assert ours.loc[("1.0", "EE_DP", "pet", "EW", "best"), "verdict"] == "not run in this profile"
