@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as V
 
 from nat_lib import augment, data, formats
-from nat_lib.data import DATASETS, PLAIN, Transform, load, resolution_of, split_rows
+from nat_lib.data import CIFAR, DATASETS, PLAIN, Transform, load, resolution_of, split_rows
 from nat_lib.runs import Refusal
 
 PARTS = ("train", "val", "test")
@@ -360,6 +360,15 @@ def test_other_seeds_split_differently_and_statistics_are_recorded(cache):
     pixels = np.stack([a.train[i] for i in range(len(a.train))]) / 255
     np.testing.assert_allclose(a.mean, pixels.mean((0, 1, 2)))
     np.testing.assert_allclose(a.std, pixels.std((0, 1, 2)))
+
+
+def test_a_named_data_set_may_lie_as_class_folders_and_keeps_its_own_rules(root, cache, rng):
+    for part, n in (("train", 30), ("test", 4)):
+        folder_of_photos(root / "cifar10" / part, rng, n=n, sizes=((32, 32),))
+    data = load("cifar10", root, cache=cache)
+    assert data.name == "cifar10" and data.classes == ("ant", "bee", "cat")
+    assert {part: len(rows) for part, rows in data.rows.items()} == {"train": 81, "val": 9, "test": 12}
+    assert data.spec.extra == "AA" and data.mean == CIFAR[0]       # the table's, not those of "folder"
 
 
 def test_folder_keeps_the_parts_it_has(root, cache, rng):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nat_lib import runs
-from nat_lib.train import Schedule, average_buffers, first_rank_first, fit, flat_gradients, gathered, sgd
+from nat_lib.train import Schedule, average_buffers, clip, first_rank_first, fit, flat_gradients, gathered, sgd
 
 ENDLESS = 10**6
 
@@ -27,7 +27,7 @@ def batches(epoch, n=4, size=12):
         yield torch.randn(size, 1, 8, 8, generator=g) + y.view(-1, 1, 1, 1), y
 
 
-def train(folder, network, epochs=4, stop=ENDLESS, lr=0.05):
+def train(folder, network, epochs=4, stop=ENDLESS, lr=0.05, clipped=None, **options):
     """fit on the toy problem; the batch iterator raises after `stop` batches, as a kill would."""
     seen = []
     with first_rank_first():
@@ -39,6 +39,8 @@ def train(folder, network, epochs=4, stop=ENDLESS, lr=0.05):
             raise KeyboardInterrupt
         logits = network(x)
         yield F.cross_entropy(logits, y), logits
+        if clipped:
+            clip(network, clipped)
 
     def validate(net):
         net.eval()
@@ -48,7 +50,9 @@ def train(folder, network, epochs=4, stop=ENDLESS, lr=0.05):
         return F.cross_entropy(logits, y).item(), 100 * (logits.argmax(1) == y).float().mean().item()
 
     torch.manual_seed(7)
-    return fit(network, losses, batches, validate, Schedule(lr, epochs), sgd(network, 1e-4), 4, cell)
+    options = {"validate": validate, **options}
+    return fit(network, losses, batches, schedule=Schedule(lr, epochs), optimizer=sgd(network, 1e-4), n_batches=4,
+               cell=cell, **options)
 
 
 def test_training_lowers_the_loss_and_keeps_the_best_epoch(tmp_path):
@@ -118,18 +122,45 @@ def _worker(rank, folder):
         network = toy(norm)
         train(f"{folder}/{norm}", network, epochs=2)
         torch.save(network.state_dict(), f"{folder}/{norm}{rank}.pt")
+    network = toy(norm=False)
+    train(f"{folder}/clipped", network, epochs=2, clipped=0.1)
+    torch.save(network.state_dict(), f"{folder}/clipped{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_train_like_one_on_the_whole_batch(tmp_path):
     torch.multiprocessing.spawn(_worker, (str(tmp_path),), nprocs=2)
-    names = ("False0", "False1", "True0", "True1")
-    a, b, c, d = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in names)
+    names = ("False0", "False1", "True0", "True1", "clipped0")
+    a, b, c, d, e = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in names)
     assert all(torch.equal(a[k], b[k]) for k in a) and all(torch.equal(c[k], d[k]) for k in c)  # replicas stay equal
-    alone = toy(norm=False)  # with batch norm the statistics are each process's own
-    train(tmp_path / "alone", alone, epochs=2)
-    for key, value in alone.state_dict().items():
-        torch.testing.assert_close(a[key], value, atol=1e-6, rtol=1e-5)
+    for together, norm in ((a, None), (e, 0.1)):
+        alone = toy(norm=False)  # with batch norm the statistics are each process's own
+        train(tmp_path / f"alone{norm}", alone, epochs=2, clipped=norm)
+        for key, value in alone.state_dict().items():
+            torch.testing.assert_close(together[key], value, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(a["0.weight"], e["0.weight"])
+
+
+def test_without_validation_the_last_weights_are_returned(tmp_path):
+    network = toy()
+    history, last = train(tmp_path, network, epochs=3, validate=None)
+    assert history.val_top1.isna().all() and not (tmp_path / "toy/a/best.safetensors").exists()
+    assert all(torch.equal(v, last[k]) for k, v in network.state_dict().items())
+
+
+def test_validation_every_few_epochs_and_after_the_last(tmp_path):
+    asked = []
+    history, _ = train(tmp_path, toy(), epochs=5, every=2, validate=lambda net: asked.append(1) or (1.0, 50.0))
+    assert list(history.epoch[history.val_top1.notna()]) == [2, 4, 5] and len(asked) == 3
+    assert list(history.is_best) == [False, True, False, False, False]
+
+
+def test_patience_counts_a_tie_as_an_improvement(tmp_path):
+    losses = iter([3.0, 2.0, 2.5, 2.0, 2.1, 2.2, 1.0])
+    history, _ = train(tmp_path, toy(), epochs=7, patience=2, validate=lambda net: (next(losses), 50.0))
+    assert len(history) == 6        # 2.0 again in epoch 4, then two without an improvement
+    again, _ = train(tmp_path, toy(), epochs=7, patience=2, validate=lambda net: (next(losses), 50.0))
+    assert len(again) == 6          # a resumed run has had enough too
 
 
 def test_buffers_of_one_process_stay_as_they_are():
