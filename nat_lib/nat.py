@@ -167,6 +167,7 @@ class Memory:
                     raise Refusal(f"{path}, line {number}, is damaged: delete it, it is measured again") from None
             if last and path == self.path:  # without its line end
                 runs.write_text(path, "".join(f"{line}\n" for line in lines))
+        gathered([None])  # no process adds a line before all have read
 
     def measured(self, version, codes, measure):
         """The rows of all codes; measure(i) -> dict is called for codes not yet known, shared among processes."""

@@ -28,7 +28,7 @@ def make_notebook():
 
 @pytest.fixture(scope="session")
 def searching():
-    """(parameters, target data, lay): a miniature chapter 6; lay(out, supernet) leaves its untrained supernets there."""
+    """(parameters, target data, lay): a miniature chapter 6. lay(out, supernet) leaves untrained supernets there."""
     import numpy as np
     import torch
 
