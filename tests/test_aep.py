@@ -397,10 +397,10 @@ def test_the_test_split_is_read_at_the_very_end(tmp_path, data, monkeypatch):
 # ---------------------------------------------------------------------------------------------- kill and resume
 
 def test_a_killed_and_resumed_run_is_the_straight_run(tmp_path, data, monkeypatch):
-    """3 epochs of 3 steps, with dropout: killed in the first and the third epoch, in a validation, before the test."""
+    """3 epochs of 3 steps, with dropout: killed in two epochs, in a validation, before it is saved, before the test."""
     given = {"aep_epochs": 3, "seed": 1, "mode": "MIX"}
     straight = left(*run(tmp_path / "straight", data, **given))
-    losses, scores, test_batches = aep.exit_losses, aep.score_exits, Data.test_batches
+    losses, scores, save, test_batches = aep.exit_losses, aep.score_exits, runs.save_state, Data.test_batches
     calls = []
 
     def interrupt(*given, **named):
@@ -409,25 +409,29 @@ def test_a_killed_and_resumed_run_is_the_straight_run(tmp_path, data, monkeypatc
     def counted(function, at):
         return lambda *given: (calls.append(1), interrupt() if len(calls) == at else function(*given))[1]
 
-    for step, validation, test, done in ((2, None, False, 2), (8, None, False, 8), (None, 1, False, 1),
-                                         (None, None, True, 0)):
+    for where, at in (("step", 2), ("save", 2), ("step", 2), ("validation", 1), ("step", 5), ("test", 1)):
         calls.clear()
-        monkeypatch.setattr(aep, "exit_losses", counted(losses, step) if step else losses)
-        monkeypatch.setattr(aep, "score_exits", counted(scores, validation) if validation else scores)
-        monkeypatch.setattr(Data, "test_batches", interrupt if test else test_batches)
+        monkeypatch.setattr(aep, "exit_losses", counted(losses, at) if where == "step" else losses)
+        monkeypatch.setattr(aep, "score_exits", counted(scores, at) if where == "validation" else scores)
+        monkeypatch.setattr(runs, "save_state", counted(save, at) if where == "save" else save)
+        monkeypatch.setattr(Data, "test_batches", interrupt if where == "test" else test_batches)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "killed", data, **given)
-        assert len(calls) == done
+        assert len(calls) == (at if where != "test" else 0)
     monkeypatch.setattr(Data, "test_batches", test_batches)
     monkeypatch.setattr(aep, "exit_losses", interrupt)      # nothing is left to train
     assert left(*run(tmp_path / "killed", data, **given)) == straight
 
 
-def test_seeds_and_workers(tmp_path, data):
+def test_seeds_and_workers(tmp_path, data, monkeypatch):
+    orders, train_batches = [], Data.train_batches
+    monkeypatch.setattr(Data, "train_batches", lambda self, epoch, size, sides, seed, workers: (
+        orders.append((seed, workers)), train_batches(self, epoch, size, sides, seed, workers))[1])
     given = {"network": "MobileNetV3Smallfull", "aep_epochs": 1, "aep_train_images": 40}
     first = left(*run(tmp_path / "0", data, **given))
     assert left(*run(tmp_path / "1", data, **given, workers=2)) == first
     assert left(*run(tmp_path / "2", data, **given, seed=1))[2] != first[2]
+    assert orders == [(0, 0), (0, 2), (1, 0)]
 
 
 def test_damaged_files_are_refused(tmp_path, data, tiny, monkeypatch):

@@ -1,0 +1,386 @@
+"""The networks of the AEP study: torchvision's models, cut into stages, with an exit behind every stage.
+
+A row of `BACKBONES` says where to cut, a row of `HEADS` what an exit is made of; another network is another row.  The
+single-exit baseline of a network has the same stem and stages and only the last exit.
+Source: thesis chapter 4; AEP, arXiv:2301.12168; stages and exits are those of the published notebook.
+"""
+
+import copy
+import re
+from collections import OrderedDict
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+import torchvision.models as tv
+from torch import nn
+from torch.func import functional_call
+from torchvision.ops import SqueezeExcitation
+
+from nat_lib.runs import Refusal, sha256_of
+
+HIDDEN = ("measured", "proportional")  # options for the hidden layer of an exit
+EPS, MOMENTUM = 1e-3, 1e-2  # of the batch norm in an exit, as in the torchvision models that have one
+DESIGNED_FOR = 224  # pixels
+
+
+class Backbone(NamedTuple):
+    """Where a torchvision model is cut.  Parts are named as in "conv1+bn1", "features[0]", "features[1:10]".
+
+    builder  : name of the model in torchvision.models
+    stem     : its first module is made anew: another number of input channels, random weights even when fine-tuning
+    stages   : one exit reads the output of each
+    head     : key of HEADS
+    baseline : the network whose single-exit baseline this one shares, because the layers are the same; None: its own
+    """
+
+    builder: str
+    stem: str
+    stages: tuple
+    head: str
+    baseline: str | None = None
+
+
+class Head(NamedTuple):
+    """Layers of an exit on C channels: expansion, activation, global average, hidden layer, dropout, classifier.
+
+    expand : a 1x1 convolution to so many times C, with batch norm; 0: none
+    hidden : {option: units of the hidden layer as a multiple of C, rounded down}; None: no such layer
+    """
+
+    expand: int = 0
+    activation: type | None = None
+    hidden: dict | None = None
+    dropout: float = 0.0
+
+
+BACKBONES = {
+    "ResNet50": Backbone("resnet50", "conv1+bn1+relu+maxpool", ("layer1", "layer2", "layer3", "layer4"), "linear"),
+    "VGG16": Backbone(
+        "vgg16", "features[0]", ("features[1:10]", "features[10:17]", "features[17:24]", "features[24:31]"), "linear"),
+    "VGG16full": Backbone(
+        "vgg16", "features[0]", ("features[1:5]", "features[5:10]", "features[10:17]", "features[17:24]",
+                                 "features[24:31]"), "linear", "VGG16"),
+    "DenseNet169": Backbone(
+        "densenet169", "features[0:4]", (
+            "features.denseblock1+features.transition1", "features.denseblock2+features.transition2",
+            "features.denseblock3+features.transition3", "features.denseblock4+features.norm5"), "relu"),
+    "MobileNetV3Small": Backbone(
+        "mobilenet_v3_small", "features[0]", ("features[1:4]", "features[4:7]", "features[7:9]", "features[9:12]"),
+        "mobilenet_v3"),
+    "MobileNetV3Smallfull": Backbone(
+        "mobilenet_v3_small", "features[0]", ("features[1]", "features[2:4]", "features[4:7]", "features[7:9]",
+                                              "features[9:12]"), "mobilenet_v3", "MobileNetV3Small"),
+    "EfficientNetB5": Backbone(
+        "efficientnet_b5", "features[0]", ("features[1:3]", "features[3:5]", "features[5]", "features[6:8]"),
+        "efficientnet"),
+    "EfficientNetB5full": Backbone(
+        "efficientnet_b5", "features[0]", tuple(f"features[{i}]" for i in range(1, 8)), "efficientnet",
+        "EfficientNetB5"),
+}
+HEADS = {
+    "linear": Head(),
+    "relu": Head(activation=nn.ReLU),
+    # The thesis scales the features of torchvision's head, 1024 at 96 channels; its printed costs are those of 1.75 C.
+    "mobilenet_v3": Head(6, nn.Hardswish, {"measured": Fraction(7, 4), "proportional": Fraction(1024, 96)}, 0.2),
+    "efficientnet": Head(4, nn.SiLU, dropout=0.4),
+}
+
+
+class Cost(NamedTuple):
+    """Trainable parameters and multiply-accumulates of one image.
+
+    macs    : convolutions and linear layers
+    macs_tp : also one per output element of normalisation, average pooling and squeeze-and-excitation, as the tool
+              behind the thesis's tables counts (torchprofile)
+    """
+
+    params: int
+    macs: int
+    macs_tp: int
+
+
+# ------------------------------------------------------------------------------------------------ networks
+
+class GlobalAverage(nn.Module):
+    """nn.AdaptiveAvgPool2d(1), with a gradient that stays channels-last: a third of the time of the library's."""
+
+    def forward(self, x):  # (B, C, H, W) -> (B, C, 1, 1)
+        return x.permute(0, 2, 3, 1).mean((1, 2))[:, :, None, None]
+
+
+class Network(nn.Module):
+    """Stem, stages, and exits that read them: images (B, C, H, W) -> list of logits (B, K), shallow to deep.
+
+    exits : {position of the stage it reads, from 1: module}; positions survive `extract`.  A network of one exit
+            returns its logits alone
+    """
+
+    def __init__(self, stem, stages, exits):
+        super().__init__()
+        self.stem, self.stages = stem, nn.ModuleList(stages)
+        self.exits = nn.ModuleDict({str(position): exits[position] for position in sorted(exits)})
+
+    @property
+    def positions(self):
+        return tuple(map(int, self.exits))
+
+    def forward(self, x):
+        h, logits = self.stem(x), []
+        for i, stage in enumerate(self.stages, 1):
+            h = stage(h)
+            if str(i) in self.exits:
+                logits.append(self.exits[str(i)](h))
+        return logits if len(logits) > 1 else logits[0]
+
+
+def row_of(name):
+    if name not in BACKBONES:
+        raise Refusal(f"unknown network {name!r}: choose one of {', '.join(BACKBONES)}, or add a row to BACKBONES")
+    return BACKBONES[name]
+
+
+def baseline_of(name):
+    """The network whose single-exit version is the baseline of this one."""
+    return row_of(name).baseline or name
+
+
+def build(name, n_classes, single=False, channels=3, weights=None, hidden="measured", keep_stem=False):
+    """A network of BACKBONES: `Network`, initialised by torchvision and PyTorch from torch's generator.
+
+    single    : the baseline: only the last exit
+    channels  : of the images
+    weights   : {torchvision's name: tensor} of stem and stages, see `imagenet` and `backbone_weights`; None: random.
+                Exits are always random
+    hidden    : of MobileNetV3's exits: "measured" (1.75 C) | "proportional" (to torchvision's own head)
+    keep_stem : use the given weights of the first module too, which the thesis never does
+    """
+    row = row_of(name)
+    if hidden not in HIDDEN:
+        raise Refusal(f"hidden layer {hidden!r}: use one of {', '.join(HIDDEN)}")
+    if keep_stem and (channels != 3 or weights is None):
+        raise Refusal("keep_stem needs images of 3 channels and weights to keep: leave it off")
+    try:
+        model = tv.get_model(row.builder, weights=None)
+    except ValueError:
+        raise Refusal(f"torchvision has no model {row.builder!r}: correct the row of {name} in BACKBONES") from None
+    stem, *stages = parts = [_cut(model, text, row.builder) for text in (row.stem, *row.stages)]
+    if weights is not None:
+        for part in parts:
+            for path, module in list(part.named_children())[part is stem and not keep_stem:]:
+                _load(module, _original(path), weights, name)
+    if not keep_stem:
+        _renew(stem[0], channels, row)
+    h, widths = _images(DESIGNED_FOR, channels), []
+    for part in parts:
+        h = _trace(part, h)[0]
+        widths.append(h.shape[1])
+    # The last exit is made first, so that a network and its baseline start from the same weights.
+    exits = {i: _head(HEADS[row.head], widths[i], n_classes, hidden)
+             for i in range(len(stages), len(stages) - 1 if single else 0, -1)}
+    return Network(stem, stages, exits)
+
+
+def extract(network, subset):
+    """The network with only the exits of `subset` (original positions) and without the stages behind them: a copy."""
+    subset = sorted(set(subset))
+    if not subset or not set(subset) <= set(network.positions):
+        raise Refusal(f"exits {subset} cannot be extracted: choose some of {', '.join(map(str, network.positions))}")
+    parts = network.stem, network.stages[:subset[-1]], {i: network.exits[str(i)] for i in subset}
+    return Network(*copy.deepcopy(parts)).train(network.training)
+
+
+def _cut(model, text, builder):
+    """The modules that a text names, in a row; each keeps its name in torchvision, with - for the dot."""
+    try:
+        found = {path: module for name in text.split("+") for path, module in _named(model, name)}
+    except (AttributeError, IndexError, ValueError):
+        raise Refusal(f"torchvision's {builder} has no part {text!r}: correct its row in BACKBONES") from None
+    part = nn.Sequential(OrderedDict((path.replace(".", "-"), module) for path, module in found.items()))
+    for m in list(part.modules()):
+        for key, child in m.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+                setattr(m, key, GlobalAverage())
+    return part
+
+
+def _named(model, name):
+    """[(torchvision's name, module)] that "layer1", "features[0]" or "features[1:10]" stands for."""
+    path, _, span = name.removesuffix("]").partition("[")
+    module = model.get_submodule(path)
+    if not span:
+        return [(path, module)]
+    start, _, stop = span.partition(":")
+    children = list(module.named_children())
+    some = [children[i] for i in range(int(start), int(stop or int(start) + 1))]
+    return [(f"{path}.{key}", child) for key, child in some]
+
+
+def _original(path):
+    return path.replace("-", ".")
+
+
+def _renew(module, channels, row):
+    """Give the first module of a stem fresh weights and its convolution another number of input channels."""
+    conv = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
+    if conv is None:
+        raise Refusal(f"the stem of {row.builder}, {row.stem!r}, must begin with a convolution: correct its row")
+    conv.in_channels = channels
+    conv.weight = nn.Parameter(conv.weight.new_empty(conv.out_channels, channels, *conv.kernel_size))
+    for m in module.modules():
+        if hasattr(m, "reset_parameters"):
+            m.reset_parameters()
+
+
+def _head(head, channels, n_classes, hidden):
+    """One exit: (B, channels, H, W) -> (B, n_classes).  It never changes its input, which the next stage reads."""
+    layers, features = [], channels
+    if head.expand:
+        features = head.expand * channels
+        layers += [nn.Conv2d(channels, features, 1, bias=False), nn.BatchNorm2d(features, EPS, MOMENTUM)]
+    layers += [head.activation()] if head.activation else []
+    layers += [GlobalAverage(), nn.Flatten()]
+    if head.hidden:
+        units = int(head.hidden[hidden] * channels)
+        layers += [nn.Linear(features, units), head.activation()]
+        features = units
+    layers += [nn.Dropout(head.dropout)] if head.dropout else []
+    return nn.Sequential(*layers, nn.Linear(features, n_classes))
+
+
+# ------------------------------------------------------------------------------------------------ weights
+
+def backbone_weights(state):
+    """The weights of stem and stages in a Network's state_dict, by torchvision's names, for however it is cut."""
+    found = {}
+    for key, tensor in state.items():
+        part, _, rest = key.partition(".")
+        if part != "exits":
+            found[_original(rest.partition(".")[2] if part == "stages" else rest)] = tensor
+    return found
+
+
+def _load(module, path, weights, name):
+    mine = {key.removeprefix(f"{path}."): tensor for key, tensor in weights.items() if key.startswith(f"{path}.")}
+    try:
+        module.load_state_dict(mine)
+    except RuntimeError:
+        raise Refusal(f"the weights do not fit {path} of {name}: give those of torchvision's "
+                      f"{BACKBONES[name].builder}") from None
+
+
+def imagenet_url(name):
+    """Address of torchvision's IMAGENET1K_V1 weights of a network."""
+    return tv.get_model_weights(row_of(name).builder).IMAGENET1K_V1.url
+
+
+def imagenet_file(name, folder=None, download=False):
+    """Path of torchvision's IMAGENET1K_V1 weights of a network; a Refusal where they are not and may not be fetched.
+
+    folder   : that holds the file under torchvision's name for it; None: torch's own cache
+    download : fetch it into the folder if it is missing
+    """
+    url = imagenet_url(name)
+    folder = Path(folder).expanduser() if folder else Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / Path(url).name
+    if not path.exists():
+        if not download:
+            raise Refusal(f"{path} is missing: put {url} there, name the folder that holds it (weights_dir), or allow "
+                          f"the download (download: true); {name} is never fine-tuned from random weights")
+        _fetch(url, path)
+    wanted = path.stem.rpartition("-")[2]
+    if not sha256_of(path).startswith(wanted):
+        raise Refusal(f"{path} is damaged, its SHA-256 does not begin with {wanted}: delete it and fetch {url} again")
+    return path
+
+
+def _fetch(url, path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, path, progress=False)
+    except OSError as error:
+        raise Refusal(f"{url} cannot be fetched ({error}): fetch it elsewhere and put it into {path.parent}") from error
+
+
+def imagenet(name, folder=None, download=False):
+    """{torchvision's name: tensor} of the IMAGENET1K_V1 weights of a network, see `imagenet_file`."""
+    state = torch.load(imagenet_file(name, folder, download), map_location="cpu", weights_only=True)
+    # DenseNet's file is older than the names of its layers: norm.1 became norm1.
+    return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)\.", r"\1\2.", key): v for key, v in state.items()}
+
+
+# ------------------------------------------------------------------------------------------------ costs
+
+def parts(network, image_size, channels=3):
+    """Costs of every part of a network, exact, without computing anything: DataFrame.
+
+    Columns: part ("stem" | "stage" | "exit"), position (stem 0), channels and side of its output (an exit: classes
+    and 1), params, macs, macs_tp.
+    """
+    h, rows = _images(image_size, channels), []
+
+    def add(part, position, module, x):
+        out, macs, macs_tp = _trace(module, x)
+        params = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        rows.append((part, position, out.shape[1], out.shape[2] if out.ndim == 4 else 1, params, macs, macs_tp))
+        return out
+
+    try:
+        h = add("stem", 0, network.stem, h)
+        for i, stage in enumerate(network.stages, 1):
+            h = add("stage", i, stage, h)
+            if i in network.positions:
+                add("exit", i, network.exits[str(i)], h)
+    except RuntimeError as error:
+        raise Refusal(f"images of {channels} x {image_size} x {image_size} do not fit this network "
+                      f"({str(error).splitlines()[0]}): choose another size or number of channels") from None
+    return pd.DataFrame(rows, columns=["part", "position", "channels", "side", *Cost._fields])
+
+
+def cost(network, image_size, channels=3):
+    """`Cost` of a network for one image of image_size x image_size pixels.  Thesis 4.2.3, Tables 4.8 and 4.9."""
+    return Cost(*parts(network, image_size, channels)[list(Cost._fields)].sum().tolist())
+
+
+def _images(size, channels):
+    """One image that has a shape and no numbers."""
+    return torch.empty(1, channels, size, size, device="meta")
+
+
+@torch.no_grad()
+def _trace(module, x):
+    """(output, macs, macs_tp) of a module in evaluation mode for an input without numbers."""
+    macs, extra = [], []
+
+    def note(m, _, out):
+        if isinstance(m, nn.Conv2d):
+            macs.append(out.numel() * m.weight[0].numel())
+        elif isinstance(m, nn.Linear):
+            macs.append(out.numel() * m.in_features)
+        elif isinstance(m, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm | nn.AvgPool2d | nn.AdaptiveAvgPool2d
+                        | GlobalAverage | SqueezeExcitation):
+            extra.append(out.numel())
+
+    modules = list(module.modules())
+    modes, norms = [m.training for m in modules], [m for m in modules if isinstance(m, nn.BatchNorm2d)]
+    hooks = [m.register_forward_hook(note) for m in modules]
+    module.eval()
+    for m in norms:
+        m.forward = _same  # the shape stays, and without numbers a batch norm takes longer than with them
+    try:
+        state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        out = functional_call(module, {key: tensor.to("meta") for key, tensor in state.items()}, x)
+    finally:
+        for m in norms:
+            del m.forward
+        for hook in hooks:
+            hook.remove()
+        for m, mode in zip(modules, modes, strict=True):
+            m.training = mode
+    return out, sum(macs), sum(macs) + sum(extra)
+
+
+def _same(x):
+    return x
