@@ -54,7 +54,9 @@ def overrides(chosen):
     """{key: value} of all options that replace a value of params/."""
     found = plan.assignments(chosen.set)
     if chosen.dataset:
-        found |= {"dataset": chosen.dataset, "target": chosen.dataset}      # the search stays there, unless told
+        found["dataset"] = chosen.dataset
+    if chosen.dataset in plan.DATASETS:
+        found["target"] = chosen.dataset        # the search stays there, unless told; unknown names are told once
     if chosen.target:
         found["target"] = chosen.target
     for key in ("data_dir", "target_dir"):

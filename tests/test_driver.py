@@ -70,9 +70,11 @@ def test_an_interpreter_that_cannot_serve_is_refused(tmp_path):
 def test_options_become_overrides(tmp_path):
     chosen = drive.options(["--seeds", "0,2", "--set", "lr_factor=2.0", "kd=e2e", "--dataset", "folder", "--data-dir",
                             str(tmp_path), "--only", "2,07", "--", "--verbose"])
-    assert drive.overrides(chosen) == {"lr_factor": 2.0, "kd": "e2e", "dataset": "folder", "data_dir": str(tmp_path),
-                                       "seeds": [0, 2]}
+    assert drive.overrides(chosen) == {"lr_factor": 2.0, "kd": "e2e", "dataset": "folder", "target": "folder",
+                                       "data_dir": str(tmp_path), "seeds": [0, 2]}
     assert chosen.only == ["02", "07"] and chosen.passed_on == ["--verbose"]
+    two = drive.options(["--dataset", "tiny_imagenet", "--target", "cifar10", "--target-dir", str(tmp_path)])
+    assert drive.overrides(two) == {"dataset": "tiny_imagenet", "target": "cifar10", "target_dir": str(tmp_path)}
     with pytest.raises(Refusal, match="there is no folder"):
         drive.overrides(drive.options(["--data-dir", str(tmp_path / "none")]))
 
