@@ -294,7 +294,7 @@ def test_several_threads_are_timed_by_wall_clock():
 
 def test_a_table_by_the_real_clock():
     state = torch.get_rng_state()
-    table = build_table(small("EE_B", resolutions=(16, 32)), 5, runs=3, rounds=1, networks=6)
+    table = build_table(small("EE_B", resolutions=(16, 32)), 5, runs=3, rounds=2, networks=15)
     assert torch.equal(torch.get_rng_state(), state)
     assert (table.rows.ms > 0).all() and (table.rows.iqr >= 0).all() and (table.check.measured > 0).all()
     assert np.isfinite(table.error).all()
