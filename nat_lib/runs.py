@@ -271,7 +271,8 @@ def load_state(path, device="cpu"):
             return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise Refusal(f"{path} does not exist: run the step that writes it first") from None
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zlib.error):
+    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError,
+            KeyError):
         pass
     raise Refusal(f"{path} is damaged: delete it and start again, the cell begins anew")
 
