@@ -113,7 +113,7 @@ def _write_kernel(folder):
 
 def _papermill(folder, params, timeout):
     """Run papermill on folder/request.json until it ends or the time is up. Failure unless it says that all is well."""
-    threads = params.get("threads")
+    threads = (params | params.get("sizes", {})).get("threads")
     environment = os.environ | {
         "NAT_BATCH": "1", "NAT_CELLS": str(folder / "cells.txt"), "PYTHONHASHSEED": "0",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),

@@ -255,7 +255,7 @@ class ThesisReport(Strict):
 EXPERIMENTS = {"start_here": StartHere, "ofav2_eps": Ofav2Eps, "predictors": Predictors, "natv2_phases": Natv2Phases,
                "post_processing": PostProcessing, "thesis_report": ThesisReport}
 HOW_MUCH = {"ofav2_eps": Shrinking, "predictors": Comparing, "natv2_phases": Searching, "post_processing": Posting}
-RUN_KEYS = ("out", "figures")       # where cells live; where this run's tables and figures go
+RUN_KEYS = ("out", "figures", "sizes")      # where cells live; where tables and figures go; what a profile says
 
 KINDS = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "text",
          "list_type": "a list", "dict_type": "a mapping", "finite_number": "a finite number",
@@ -364,17 +364,18 @@ def load_params(profile, experiment, overrides=None):
 
 
 def given(study, namespace):
-    """The parameters of a notebook of this study as one dict, taken from its namespace and validated again.
+    """The parameters of a notebook of this study as one flat dict, taken from its namespace and validated again.
 
-    For a notebook that uses all of the profile's part for it: what somebody edits by hand in its parameters cell is
-    checked like a file.
+    Its parameters cell names a profile, all of the experiment, and `sizes`: what replaces values of the profile. A
+    batch run fills `sizes` completely; what somebody writes there by hand is checked like a file.
     """
-    names = [n for n in (*HOW_MUCH[study].model_fields, *EXPERIMENTS[study].model_fields) if n in namespace]
-    values = {name: namespace[name] for name in names}
-    profile, experiment = (_validated(model, {n: v for n, v in values.items() if n in model.model_fields} | extra,
-                                      "parameters cell")
-                           for model, extra in ((HOW_MUCH[study], {"job_hours": 1.0}), (EXPERIMENTS[study], {})))
-    return profile | experiment
+    model, sizes = HOW_MUCH[study], namespace["sizes"]
+    how_much = {"job_hours": 1.0} | sizes
+    if set(model.model_fields) - set(how_much):
+        how_much = {k: v for k, v in load_profile(namespace["profile"]).items() if k in model.model_fields} | sizes
+    what = {name: namespace[name] for name in EXPERIMENTS[study].model_fields if name in namespace}
+    return (_validated(model, how_much, "parameters cell, sizes")
+            | _validated(EXPERIMENTS[study], what, "parameters cell"))
 
 
 def check_overrides(overrides):
@@ -535,7 +536,7 @@ def jobs(profile, overrides=None, only=None, out=None, notebooks=ROOT / "noteboo
         path = Path(notebooks) / f"{stem}.ipynb"
         what = load_experiment(study, overrides)
         cell = parameters_cell(path)
-        params = _given_to(path, cell, how_much, what, out, stem)
+        params = _given_to(path, cell, how_much, what, out, stem, study)
         whole = Job(stem, stem, _shown_from(ROOT, path), f"{stem}.ipynb", params, (), 0.3, how_much["threads"],
                     3600 * how_much["job_hours"])
         split = PARTS.get(study, lambda _: [])(how_much | what)
@@ -545,7 +546,7 @@ def jobs(profile, overrides=None, only=None, out=None, notebooks=ROOT / "noteboo
             name = f"{stem}-{part.label}"
             figures = {"figures": f"{params['out']}/jobs/{name}"} if "figures" in params else {}
             job = replace(whole, id=name, title=f"{stem}  {part.label}", output=f"jobs/{name}.ipynb", until=UNTIL,
-                          weight=part.weight, params=params | part.changes | figures,
+                          weight=part.weight, params=_changed(params, part.changes) | figures,
                           needs=tuple(id for id, supernet in before.items() if supernet in (None, part.supernet)))
             parts.append(_keyed(job, made, _code_hash(path, UNTIL)))
             supernet_of[name] = part.supernet, study
@@ -565,10 +566,18 @@ def _keyed(job, made, code):
     return replace(job, key=hash_of([job.params, code, [made[need].key for need in job.needs]]))
 
 
-def _given_to(notebook, cell, how_much, what, out, stem):
-    """The parameters a notebook gets: all of its experiment, and what its parameters cell names of the profile."""
+def _changed(params, changes):
+    """Parameters with some values replaced, each where it stands: in `sizes` or beside it."""
+    sizes = params.get("sizes", {})
+    inside = {k: v for k, v in changes.items() if k in sizes}
+    return params | {k: v for k, v in changes.items() if k in params} | ({"sizes": sizes | inside} if inside else {})
+
+
+def _given_to(notebook, cell, how_much, what, out, stem, study):
+    """The parameters a notebook gets: all of its experiment, and of the profile what its parameters cell names."""
     place = _shown_from(ROOT, out)
-    known = how_much | what | {"out": place, "figures": f"{place}/{stem}"}
+    sizes = {k: how_much[k] for k in HOW_MUCH.get(study, Common).model_fields if k != "job_hours"}
+    known = how_much | what | {"out": place, "figures": f"{place}/{stem}", "sizes": sizes}
     needed = [*what, "profile", "out"]
     problems = ([f"{name}: the parameters cell knows a name that no file in params/ has" for name in cell
                  if name not in known] + [f"{name}: missing from the parameters cell" for name in needed

@@ -263,3 +263,25 @@ def test_the_plan_is_written_only_when_it_changes(notebooks, tmp_path):
     assert (tmp_path / "plan.json").stat().st_ino == first.st_ino
     listed = json.loads((tmp_path / "plan.json").read_text())["jobs"]
     assert [job["id"] for job in listed] == [job.id for job in jobs] and listed[0]["params"] == jobs[0].params
+
+
+def test_a_notebook_takes_its_sizes_from_the_profile_unless_told_otherwise():
+    what = plan.load_experiment("post_processing")
+    plain = plan.given("post_processing", what | {"profile": "smoke", "sizes": {}})
+    assert plain["post_epochs"] == plan.load_profile("smoke")["post_epochs"] and "epoch_fraction" not in plain
+    assert plan.given("post_processing", what | {"profile": "smoke", "sizes": {"post_epochs": 7}}) == (
+        plain | {"post_epochs": 7})
+    whole = {k: v for k, v in plain.items() if k in plan.Posting.model_fields and k != "job_hours"}
+    mine = {"profile": "mine"}      # no such file: not looked for
+    given = plan.given("post_processing", what | mine | {"sizes": whole | mine})
+    assert given == plain | mine | {"job_hours": 1.0}
+    for sizes, line in (({"post_epoch": 7}, "post_epoch: unknown key"),
+                        ({"post_epochs": "7"}, "is text, not a number")):
+        with pytest.raises(Refusal, match=line):
+            plan.given("post_processing", what | {"profile": "smoke", "sizes": sizes})
+
+
+def test_a_part_changes_values_where_they_stand():
+    params = {"seeds": [0, 1], "sizes": {"supernets": {"1.0": ["BASE", "EE_D"]}, "threads": 1}, "out": "x"}
+    assert plan._changed(params, {"seeds": [1], "supernets": {"1.0": ["EE_D"]}, "widths": [1.0]}) == {
+        "seeds": [1], "sizes": {"supernets": {"1.0": ["EE_D"]}, "threads": 1}, "out": "x"}
