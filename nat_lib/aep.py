@@ -20,11 +20,12 @@ from torch import nn
 
 from nat_lib import backbones, latency, runs, shrink
 from nat_lib import data as datasets
-from nat_lib.backbones import baseline_of
 from nat_lib.evaluate import score, score_exits
 from nat_lib.exits import MODES, exit_weights
 from nat_lib.pareto import front
+from nat_lib.plan import OTHERS
 from nat_lib.runs import Refusal
+from nat_lib.stages import baseline_of
 from nat_lib.train import fit
 
 STUDY, PRETRAINING = "aep_study", "aep_pretraining"
@@ -99,8 +100,13 @@ def load_data(params, dataset):
 def check_weights(params):
     """Find or fetch the ImageNet weights of all selected cells, or refuse before the first of them is trained."""
     for network in dict.fromkeys(baseline_of(network) for dataset, network, scenario, *_ in selected(params)
-                                 if scenario.startswith("FT") and dataset not in params["aep_proxy"]):
+                                 if scenario.startswith("FT") and not proxy_of(params, dataset)):
         backbones.imagenet_file(network, params["weights_dir"], params["download"])
+
+
+def proxy_of(params, dataset):
+    """The data set on which backbones are pre-trained that are fine-tuned on this one; None: ImageNet."""
+    return params["aep_proxy"].get(dataset, params["aep_proxy"].get(OTHERS))
 
 
 def recipe(params, dataset):
@@ -145,11 +151,11 @@ def _start(params, dataset, network, scenario, size, seed, out):
     """
     if scenario.startswith("TR"):
         return {"proxy": False, "pretrained_on": None, "start": None}, lambda: None
-    if dataset not in params["aep_proxy"]:
+    if not proxy_of(params, dataset):
         name = Path(backbones.imagenet_url(network)).name
         return {"proxy": False, "pretrained_on": "ImageNet", "start": name}, lambda: backbones.imagenet_file(
             network, params["weights_dir"], params["download"])
-    data = load_data(params, params["aep_proxy"][dataset])
+    data = load_data(params, proxy_of(params, dataset))
     network = baseline_of(network)
     cell = runs.cell(out, PRETRAINING, f"{data.name}/{network}_{size}px_s{seed}",
                      _identity(params, network, size, seed, data))

@@ -1,7 +1,7 @@
 """The networks of the AEP study: torchvision's models, cut into stages, with an exit behind every stage.
 
-A row of `BACKBONES` says where to cut, a row of `HEADS` what an exit is made of; another network is another row.  The
-single-exit baseline of a network has the same stem and stages and only the last exit.
+A row of `stages.BACKBONES` says where to cut, a row of `HEADS` what an exit is made of; another network is another
+row.  The single-exit baseline of a network has the same stem and stages and only the last exit.
 Source: thesis chapter 4; AEP, arXiv:2301.12168; stages and exits are those of the published notebook.
 """
 
@@ -20,27 +20,11 @@ from torch.func import functional_call
 from torchvision.ops import SqueezeExcitation
 
 from nat_lib.runs import Refusal, sha256_of
+from nat_lib.stages import row_of
 
 HIDDEN = ("measured", "proportional")  # options for the hidden layer of an exit
 EPS, MOMENTUM = 1e-3, 1e-2  # of the batch norm in an exit, as in the torchvision models that have one
 DESIGNED_FOR = 224  # pixels
-
-
-class Backbone(NamedTuple):
-    """Where a torchvision model is cut.  Parts are named as in "conv1+bn1", "features[0]", "features[1:10]".
-
-    builder  : name of the model in torchvision.models
-    stem     : its first module is made anew: another number of input channels, random weights even when fine-tuning
-    stages   : one exit reads the output of each
-    head     : key of HEADS
-    baseline : the network whose single-exit baseline this one shares, because the layers are the same; None: its own
-    """
-
-    builder: str
-    stem: str
-    stages: tuple
-    head: str
-    baseline: str | None = None
 
 
 class Head(NamedTuple):
@@ -56,30 +40,6 @@ class Head(NamedTuple):
     dropout: float = 0.0
 
 
-BACKBONES = {
-    "ResNet50": Backbone("resnet50", "conv1+bn1+relu+maxpool", ("layer1", "layer2", "layer3", "layer4"), "linear"),
-    "VGG16": Backbone(
-        "vgg16", "features[0]", ("features[1:10]", "features[10:17]", "features[17:24]", "features[24:31]"), "linear"),
-    "VGG16full": Backbone(
-        "vgg16", "features[0]", ("features[1:5]", "features[5:10]", "features[10:17]", "features[17:24]",
-                                 "features[24:31]"), "linear", "VGG16"),
-    "DenseNet169": Backbone(
-        "densenet169", "features[0:4]", (
-            "features.denseblock1+features.transition1", "features.denseblock2+features.transition2",
-            "features.denseblock3+features.transition3", "features.denseblock4+features.norm5"), "relu"),
-    "MobileNetV3Small": Backbone(
-        "mobilenet_v3_small", "features[0]", ("features[1:4]", "features[4:7]", "features[7:9]", "features[9:12]"),
-        "mobilenet_v3"),
-    "MobileNetV3Smallfull": Backbone(
-        "mobilenet_v3_small", "features[0]", ("features[1]", "features[2:4]", "features[4:7]", "features[7:9]",
-                                              "features[9:12]"), "mobilenet_v3", "MobileNetV3Small"),
-    "EfficientNetB5": Backbone(
-        "efficientnet_b5", "features[0]", ("features[1:3]", "features[3:5]", "features[5]", "features[6:8]"),
-        "efficientnet"),
-    "EfficientNetB5full": Backbone(
-        "efficientnet_b5", "features[0]", tuple(f"features[{i}]" for i in range(1, 8)), "efficientnet",
-        "EfficientNetB5"),
-}
 HEADS = {
     "linear": Head(),
     "relu": Head(activation=nn.ReLU),
@@ -136,19 +96,8 @@ class Network(nn.Module):
         return logits if len(logits) > 1 else logits[0]
 
 
-def row_of(name):
-    if name not in BACKBONES:
-        raise Refusal(f"unknown network {name!r}: choose one of {', '.join(BACKBONES)}, or add a row to BACKBONES")
-    return BACKBONES[name]
-
-
-def baseline_of(name):
-    """The network whose single-exit version is the baseline of this one."""
-    return row_of(name).baseline or name
-
-
 def build(name, n_classes, single=False, channels=3, weights=None, hidden="measured", keep_stem=False):
-    """A network of BACKBONES: `Network`, initialised by torchvision and PyTorch from torch's generator.
+    """A network of `stages.BACKBONES`: `Network`, initialised by torchvision and PyTorch from torch's generator.
 
     single    : the baseline: only the last exit
     channels  : of the images
@@ -268,7 +217,7 @@ def _load(module, path, weights, name):
         module.load_state_dict(mine)
     except RuntimeError:
         raise Refusal(f"the weights do not fit {path} of {name}: give those of torchvision's "
-                      f"{BACKBONES[name].builder}") from None
+                      f"{row_of(name).builder}") from None
 
 
 def imagenet_url(name):

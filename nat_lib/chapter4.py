@@ -24,6 +24,7 @@ STARRED = tuple(f"{mode}*" for mode in MODES)
 CONFIGS = CONSTANTS["CONFIGS"]
 EXITS = tuple(f"exit {i}" for i in range(1, FOUR + 1))
 SCENARIO_COLOURS = dict(zip(SCENARIOS, ("#33668F", "#66B2CC", "#B8451F", "#EBA53C"), strict=True))  # TR cool, FT warm
+MODE_COLOURS = dict(zip(MODES, ("#33668F", "#B8451F", "#7A5195", "#4C9A6A"), strict=True))
 COSTS = {"params": "parameters", "macs": "MACs", "latency": "latency"}
 PROXY = "&dagger;"
 AGAINST = "against the single-exit baseline"
@@ -198,6 +199,26 @@ def table_exits(exits, dataset=None, caption=""):
                         f"network against the baseline (%). {caption}")
 
 
+def table_output_weights(rows, dataset=None, caption=""):
+    """Test top-1 (%) of the full ensembles with other output weights than those of their training: pandas Styler.
+
+    rows : `results4.output_weights`, of which one data set is shown; the mean over seeds
+    """
+    rows = report.one_dataset(rows, dataset)
+    title = "<b>Output weights</b>, test top-1 (%) of the same exits with other votes; optimal: on the validation split"
+    if rows.empty:
+        return styled(pd.DataFrame({"": [NOT_RUN]}), title).hide(axis="index")
+    names = {"DESC": "decreasing", "ASC": "increasing", "UNIF": "uniform", "OPTIMAL": "optimal"}
+    view = rows[rows.votes.isin(names)].pivot_table(
+        "test_top1", ["network", "scenario", "mode"], "votes", "mean", sort=False)[list(names)].rename(columns=names)
+    view.loc[("Average", "", ""), :] = view.mean()
+    view.index.names = [None, None, "trained with"]
+    view.columns.name = None
+    best = rows[rows.votes == "OPTIMAL"].groupby(["network", "scenario", "mode"]).weights.agg(" / ".join)
+    text = view.map(lambda value: f"{value:.2f}").assign(**{"optimal weights, exit 1 first": best})
+    return styled(text.fillna(""), f"{title}. {html.escape(name_of(rows.dataset.iloc[0]))}. {caption}")
+
+
 def _exits_html(part):
     """One row of `table_exits` from the runs of all seeds."""
     kept = set.intersection(*(set(subset.split()) for subset in part.subset))
@@ -215,7 +236,39 @@ def _number(value, otherwise="", form=".2f"):
     return otherwise if np.isnan(value) else f"{value:{form}}"
 
 
-# ---------------------------------------------------------------------------------------------- figure
+# ---------------------------------------------------------------------------------------------- figures
+
+@thesis_style
+def fig_subsets(subsets, dataset=None, cost="macs_tp"):
+    """Accuracy on the validation split against cost of all subsets of exits; a panel per network and scenario.
+
+    subsets : `results4.subsets`, of which one data set and the first seed are shown.  Lines: the exact Pareto front of
+              every mode;  stars: what pruning chose
+    """
+    rows = report.one_dataset(subsets, dataset)
+    if rows.empty:
+        return report._nothing(f"Subsets of exits: {NOT_RUN}")
+    rows = rows[rows.seed == rows.seed.min()]
+    panels = list(rows.groupby(["network", "scenario"], sort=False))
+    fig, axes = report._panels(len(panels), 2, (5.2, 2.6))
+    for ax, ((network, scenario), part) in zip(axes, panels, strict=True):
+        for mode, own in part.groupby("mode"):
+            look = {"color": MODE_COLOURS[mode], "marker": WEIGHT_MARKERS[mode]}
+            ax.plot(own[cost] / 1e6, own.val_top1, ls="", ms=3, alpha=0.35, mew=0, **look)
+            line = own[own[f"front_{cost}"]].sort_values(cost)
+            ax.plot(line[cost] / 1e6, line.val_top1, lw=1.1, ms=3, mew=0, **look)
+            ax.plot(own[cost][own.chosen] / 1e6, own.val_top1[own.chosen], "*", ms=11, mec="white", mew=0.7,
+                    color=MODE_COLOURS[mode], zorder=5)
+        ax.set_title(f"{network}, {scenario}")
+        ax.set_xlabel("MACs (millions)" if cost.startswith("macs") else cost)
+    for ax in axes[::2]:
+        ax.set_ylabel("validation top-1 (%)")
+    fig.legend(handles=[*(Line2D([], [], color=MODE_COLOURS[m], marker=WEIGHT_MARKERS[m], ms=4, label=m)
+                          for m in MODES), Line2D([], [], ls="", marker="*", ms=9, color=GREY, label="chosen")],
+               loc="outside upper center", ncols=5)
+    fig.rows = rows
+    return fig
+
 
 def figure_points(values):
     """The points of Figure 4.2: pruned networks, mean change of top-1 (`y`) against that of a cost (`x`), tidy.

@@ -56,7 +56,8 @@ def overrides(chosen):
     if chosen.dataset:
         found["dataset"] = chosen.dataset
     if chosen.dataset in plan.DATASETS:
-        found["target"] = chosen.dataset        # the search stays there, unless told; unknown names are told once
+        # Every study stays there, unless told otherwise; unknown names are told once.
+        found = {"target": chosen.dataset, "aep_datasets": [chosen.dataset]} | found
     if chosen.target:
         found["target"] = chosen.target
     for key in ("data_dir", "target_dir"):

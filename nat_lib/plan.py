@@ -9,6 +9,7 @@ import ast
 import hashlib
 import sys
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -18,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from nat_lib.arch import NETWORKS
 from nat_lib.runs import ROOT, Refusal, hash_of, plain, read_json, write_json
+from nat_lib.stages import BACKBONES, baseline_of
 
 PARAMS = ROOT / "params"
 EMBEDDED = ("digits", "digits_turned")                      # need no folder
@@ -49,6 +51,10 @@ Names = Annotated[list[Literal[*NETWORKS]], AfterValidator(_distinct)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)]
 
 
+AepNames = Annotated[list[Literal[*BACKBONES]], AfterValidator(_distinct)]
+Scenario = Literal["TR-224", "FT-224", "TR-64", "FT-64"]      # thesis 4.2.1: from scratch or fine-tuned, pixels
+OTHERS = "others"                   # in aep_proxy: every data set that has no line of its own
+
 PhaseName = Literal["1", "2", "3", "4"]
 Pair = Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=2, max_length=2)]
 PREDICTORS = ("rbf", "rbfs", "mlp", "e2epp", "carts", "gp", "svr", "ridge", "knn", "bayesian", "lgb", "catboost")
@@ -77,20 +83,52 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Common(Strict):
-    """How much, in every study. None (null) means all of it."""
+class Machine(Strict):
+    """What every study needs."""
 
     profile: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
-    dataset: Literal[*DATASETS]             # on which supernets are trained
     data_dir: str | None                    # relative to the repository; digits need none
+    threads: Annotated[int, Field(ge=1, le=256)]
+    workers: Annotated[int, Field(ge=0, le=256)]
+    job_hours: Annotated[float, Field(gt=0)]    # a job that takes longer is stopped; read by the driver alone
+
+
+class Pruning(Machine):
+    """How much of chapter 4. None (null) means all of it."""
+
+    aep_datasets: Annotated[list[Literal[*DATASETS]], AfterValidator(_distinct)]
+    aep_networks: AepNames
+    aep_scenarios: dict[Scenario, Side]     # which, and at how many pixels here
+    aep_proxy: dict[Literal[*DATASETS, OTHERS], Literal[*DATASETS]]     # fine-tuned on this: pre-trained on that
+    aep_train_images: Count | None
+    aep_val_images: Count | None
+    aep_test_images: Count | None
+    aep_batch_size: Annotated[int, Field(ge=2)]
+    aep_eval_batch_size: Count
+    aep_epochs: Count
+    aep_patience: Count
+    aep_max_steps: Count | None             # per epoch
+    aep_lr_factor: Annotated[float, Field(gt=0, le=1000)]
+    aep_bn_momentum: Share | None           # None: as torchvision builds the network
+    aep_latency_runs: Count
+
+    @model_validator(mode="after")
+    def _data_sets_lie_somewhere(self):
+        for name in self.aep_datasets:
+            if name not in EMBEDDED and not self.data_dir:
+                raise ValueError(f"data_dir: {name} needs the folder its images lie in (--data-dir DIR)")
+        return self
+
+
+class Common(Machine):
+    """How much, in every study of chapters 5 and 6. None (null) means all of it."""
+
+    dataset: Literal[*DATASETS]             # on which supernets are trained
     base_channels: Annotated[list[Channels], Field(min_length=2, max_length=6)]
     train_resolutions: Sides
     eval_resolutions: Sides
     calibration_images: Count | None
-    threads: Annotated[int, Field(ge=1, le=256)]
-    workers: Annotated[int, Field(ge=0, le=256)]
     supernets: dict[Width, Names]
-    job_hours: Annotated[float, Field(gt=0)]    # a job that takes longer is stopped; read by the driver alone
 
     @model_validator(mode="after")
     def _images_lie_somewhere(self):
@@ -182,7 +220,7 @@ class Posting(Target):
     post_max_steps: Count | None
 
 
-class Profile(Shrinking, Comparing, Searching, Posting):
+class Profile(Pruning, Shrinking, Comparing, Searching, Posting):
     """How much of everything."""
 
 
@@ -191,6 +229,17 @@ class StartHere(Strict):
     show_width: Annotated[float, AfterValidator(_width)]
     samples: Count
     sample_seed: Annotated[int, Field(ge=0)]
+
+
+class AepStudy(Strict):
+    seeds: Seeds
+    hidden: Literal["measured", "proportional"]
+    keep_stem: bool
+    ties: Literal["smaller", "published"]
+    weights_dir: str | None                 # folder of ImageNet weights; None: torch's own
+    download: bool
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
 
 
 class Ofav2Eps(Strict):
@@ -252,9 +301,10 @@ class ThesisReport(Strict):
     noise_seed: Annotated[int, Field(ge=0)]
 
 
-EXPERIMENTS = {"start_here": StartHere, "ofav2_eps": Ofav2Eps, "predictors": Predictors, "natv2_phases": Natv2Phases,
-               "post_processing": PostProcessing, "thesis_report": ThesisReport}
-HOW_MUCH = {"ofav2_eps": Shrinking, "predictors": Comparing, "natv2_phases": Searching, "post_processing": Posting}
+EXPERIMENTS = {"start_here": StartHere, "aep_study": AepStudy, "ofav2_eps": Ofav2Eps, "predictors": Predictors,
+               "natv2_phases": Natv2Phases, "post_processing": PostProcessing, "thesis_report": ThesisReport}
+HOW_MUCH = {"aep_study": Pruning, "ofav2_eps": Shrinking, "predictors": Comparing, "natv2_phases": Searching,
+            "post_processing": Posting}
 RUN_KEYS = ("out", "figures", "sizes")      # where cells live; where tables and figures go; what a profile says
 
 KINDS = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "text",
@@ -277,7 +327,7 @@ def _line(error, model):
     key = "".join(f"[{part}]" if isinstance(part, int) or i else part for i, part in enumerate(error["loc"])
                   if part != "[key]")
     if kind == "extra_forbidden":
-        return f"{key}: unknown key; the keys are {', '.join(model.model_fields)}"
+        return f"{key}: unknown key; {_meant(key, model.model_fields)}"
     if kind == "literal_error":
         return f"{key}: {given!r} is not one of {context['expected'].replace(' or ', ', ')}"
     if kind == "value_error":
@@ -287,6 +337,11 @@ def _line(error, model):
     if kind in KINDS:
         return f"{key}: {'' if kind == 'missing' else repr(given) + ' '}must be {KINDS[kind]}"
     return f"{key}: {given!r} {error['msg'].replace('Input should', 'must').replace('String should', 'must')}"
+
+
+def _meant(key, known):
+    close = get_close_matches(key, known, 1)
+    return f"did you mean {close[0]}?" if close else f"the keys are {', '.join(known)}"
 
 
 def _number(text):
@@ -382,7 +437,7 @@ def check_overrides(overrides):
     known = [*Profile.model_fields, *dict.fromkeys(k for model in EXPERIMENTS.values() for k in model.model_fields)]
     unknown = [key for key in overrides if key not in known]
     if unknown:
-        raise Refusal("\n".join(f"--set {key}: unknown key; the keys are {', '.join(known)}" for key in unknown))
+        raise Refusal("\n".join(f"--set {key}: unknown key; {_meant(key, known)}" for key in unknown))
 
 
 def _shown(path):
@@ -470,15 +525,28 @@ class Job:
 # Longest first. Rough work of all phases of one supernet at width 1.0, both teachers, in units of the baseline's.
 WORK = {"EE_DP": 9.0, "EE_P": 8.8, "EE_D": 4.2, "EE_B": 4.0, "SE_DP": 3.4, "SE_P": 3.2, "SE_D": 1.1, "SE_B": 1.05,
         "BASE": 1.0}
+# Of one cell of the AEP study, in the same units.
+AEP_WORK = {"MobileNetV3Small": 0.3, "ResNet50": 2.5, "EfficientNetB5": 3.0, "DenseNet169": 3.5, "VGG16": 6.0}
 
 
 class Part(NamedTuple):
     """A share of a notebook's cells that shares none with the others: what to change to run it alone."""
 
     label: str
-    supernet: str
+    supernet: str | None
     changes: dict
     weight: float
+
+
+def _aep_parts(params):
+    """One part per data set, networks with a common baseline, and seed."""
+    families = {}
+    for name in params["aep_networks"]:
+        families.setdefault(baseline_of(name), []).append(name)
+    return [Part(f"{dataset}_{family}_s{seed}", None,
+                 {"aep_datasets": [dataset], "aep_networks": names, "seeds": [seed]},
+                 AEP_WORK.get(family, 1.0) * len(params["aep_scenarios"]) * (1 + 4 * len(names)))
+            for dataset in params["aep_datasets"] for family, names in families.items() for seed in params["seeds"]]
 
 
 def _shrinking_parts(params):
@@ -503,8 +571,8 @@ def _search_parts(params):
             for name in names for seed in params["seeds"]]
 
 
-PARTS = {"ofav2_eps": _shrinking_parts, "predictors": _predictor_parts, "natv2_phases": _search_parts,
-         "post_processing": _search_parts}
+PARTS = {"aep_study": _aep_parts, "ofav2_eps": _shrinking_parts, "predictors": _predictor_parts,
+         "natv2_phases": _search_parts, "post_processing": _search_parts}
 AFTER = {"predictors": "ofav2_eps", "natv2_phases": "ofav2_eps", "post_processing": "natv2_phases"}     # whose cells
 UNTIL = "cells"                     # tag of the code cell after which a part has nothing left to do
 LAST = "thesis_report"              # reads what all the others leave
@@ -526,9 +594,11 @@ def jobs(profile, overrides=None, only=None, out=None, notebooks=ROOT / "noteboo
     """All jobs of a run, each after those it needs; parts of a notebook longest first."""
     check_overrides(overrides or {})
     how_much = load_profile(profile, overrides)
-    for name, key in (("dataset", "data_dir"), ("target", "target_dir" if how_much["target_dir"] else "data_dir")):
-        if how_much[name] not in EMBEDDED and not Path(how_much[key]).is_dir():
-            raise Refusal(f"{key}: there is no folder {how_much[key]}; put {how_much[name]} there, or name its place "
+    needed = [(how_much["dataset"], "data_dir"), *((name, "data_dir") for name in how_much["aep_datasets"]),
+              (how_much["target"], "target_dir" if how_much["target_dir"] else "data_dir")]
+    for name, key in needed:
+        if name not in EMBEDDED and not Path(how_much[key]).is_dir():
+            raise Refusal(f"{key}: there is no folder {how_much[key]}; put {name} there, or name its place "
                           f"with --{key.replace('_', '-')} DIR")
     out = outputs_folder(how_much, out)
     made, supernet_of = {}, {}
@@ -576,7 +646,7 @@ def _changed(params, changes):
 def _given_to(notebook, cell, how_much, what, out, stem, study):
     """The parameters a notebook gets: all of its experiment, and of the profile what its parameters cell names."""
     place = _shown_from(ROOT, out)
-    sizes = {k: how_much[k] for k in HOW_MUCH.get(study, Common).model_fields if k != "job_hours"}
+    sizes = {k: how_much[k] for k in HOW_MUCH.get(study, Machine).model_fields if k != "job_hours"}
     known = how_much | what | {"out": place, "figures": f"{place}/{stem}", "sizes": sizes}
     needed = [*what, "profile", "out"]
     problems = ([f"{name}: the parameters cell knows a name that no file in params/ has" for name in cell

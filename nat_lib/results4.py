@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from nat_lib import claims
-from nat_lib.backbones import baseline_of
 from nat_lib.claims import CONSTANTS, MODES, printed
 from nat_lib.report import NOT_JUDGED, NOT_RUN
 from nat_lib.results6 import name_of, noise_of
 from nat_lib.runs import hash_of, read_json
+from nat_lib.stages import baseline_of
 
 SINGLE, ALL = "SE", "ALL"       # the single-exit baseline; a full ensemble, whatever its exit weights
 SCENARIOS, COMPARISONS = CONSTANTS["SCENARIOS"], CONSTANTS["COMPARISONS"]
@@ -38,6 +38,7 @@ RUN_COLUMNS = ["dataset", "network", "baseline", "scenario", "mode", "seed", "pr
                "seconds", "seconds_on", "n_exits", *EXIT_COLUMNS, "subset", "pruned_val_top1",
                *(f"pruned_{name}" for name in TESTED), "folder"]
 WITH_BASELINE = ["dataset", "baseline", "scenario", "seed", "image_size", "recipe", "start"]    # a run and its baseline
+RUN = ["dataset", "network", "scenario", "mode", "seed"]
 CELL, DIMS = ["dataset", "network"], ["scenario", "comparison", "mode", "pruned", "exit"]
 CHANGE_COLUMNS = ["quantity", *CELL, "seed", *DIMS, "change", "run", "noise", "run_before", "noise_before", "varies",
                   "comparable", "proxy"]
@@ -139,6 +140,31 @@ def exit_accuracies(found):
     rows = both.assign(**cost).rename(columns={"test_top1_single": "single", "test_top1": "ensemble",
                                                "pruned_test_top1": "pruned"})
     return rows[[*CELL, "scenario", "mode", "seed", "single", *EXIT_COLUMNS, "ensemble", "pruned", "subset", *cost]]
+
+
+def subsets(out, found):
+    """Every subset of exits of every early-exit run: the columns of `aep.subset_table`, the run's, `chosen` by pruning.
+
+    found : `runs4` of the same folder
+    """
+    runs = found[found["mode"] != SINGLE]
+    parts = [pd.read_csv(Path(out) / r.folder / "subsets.csv", dtype={"subset": str}).assign(
+        **{k: getattr(r, k) for k in RUN}, chosen=lambda t, kept=r.subset: t.subset == kept) for r in runs.itertuples()]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*RUN, "subset", "chosen"])
+
+
+def output_weights(out, found):
+    """The same exits voting with other output weights, one row per early-exit run and votes; see `aep.compared`.
+
+    votes : a mode of the thesis, or "OPTIMAL": lowest cross-entropy on the validation split
+    """
+    rows = []
+    for r in found[found["mode"] != SINGLE].itertuples():
+        told = read_json(Path(out) / r.folder / "report.json")["metrics"]["output_weights"]
+        rows += [{**{k: getattr(r, k) for k in RUN}, "votes": votes, **scores,
+                  "weights": " ".join(f"{w:.2f}" for w in told["weights"][votes])}
+                 for votes, scores in told["scores"].items()]
+    return pd.DataFrame(rows, columns=[*RUN, "votes", "val_loss", "val_top1", "test_top1", "weights"])
 
 
 # ---------------------------------------------------------------------------------------------- percentage changes

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from nat_lib import aep, augment, backbones, runs
-from nat_lib.backbones import BACKBONES, Backbone, build, cost, extract
+from nat_lib.backbones import build, cost, extract
 from nat_lib.data import Data, load
 from nat_lib.evaluate import Score
 from nat_lib.exits import MODES, exit_weights
+from nat_lib.stages import BACKBONES, Backbone
 
 NETWORK, PIXELS = "MobileNetV3Small", 32
 PARAMS = {

@@ -14,7 +14,8 @@ import torchvision.models as tv
 from torch import nn
 
 from nat_lib import backbones, runs
-from nat_lib.backbones import BACKBONES, Backbone, Network, backbone_weights, build, cost, extract, parts
+from nat_lib.backbones import Network, backbone_weights, build, cost, extract, parts
+from nat_lib.stages import BACKBONES, Backbone
 
 REFERENCE = runs.ROOT / "nat_lib" / "reference"
 STRUCTURE, COSTS = (pd.read_csv(REFERENCE / f"derived_aep_{name}.csv") for name in ("structure", "costs"))

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from nat_lib import chapter4, claims, claims4, report, results4
-from nat_lib.backbones import BACKBONES, baseline_of
 from nat_lib.claims import MODES, judge, printed, single_run_noise
+from nat_lib.stages import BACKBONES, baseline_of
 
 NETWORKS, SCENARIOS, CONFIGS = (claims.CONSTANTS[k] for k in ("NETWORKS", "SCENARIOS", "CONFIGS"))
 DATASETS = [report.DATASETS[name] for name in claims.CONSTANTS["DATASETS"]]

@@ -67,7 +67,11 @@ REFUSED = [
     ("supernets={1.0: [EE_D]}", "supernets[1.0]: 1.0 is not one of '1.0', '1.2'"),
     ("train_resolutions=[32, 16]", "train_resolutions: [32, 16] must be ascending"),
     ("train_resolutions=[18]", "train_resolutions[0]: 18 must be a multiple of 4"),
-    ("lr_factr=2", "--set lr_factr: unknown key; the keys are profile, dataset"),
+    ("lr_factr=2", "--set lr_factr: unknown key; did you mean lr_factor?"),
+    ("colour=red", "--set colour: unknown key; the keys are profile, data_dir"),
+    ("aep_networks=[LeNet]", "aep_networks[0]: 'LeNet' is not one of 'ResNet50', 'VGG16'"),
+    ("aep_scenarios={TR-32: 32}", "aep_scenarios[TR-32]: 'TR-32' is not one of 'TR-224'"),
+    ("aep_datasets=[cifar10]", "data_dir: cifar10 needs the folder its images lie in (--data-dir DIR)"),
     ("lr_factor", "--set lr_factor: write key=value"),
     ("lr_factor=[", "--set lr_factor=[: write key=value"),
 ]
@@ -91,7 +95,7 @@ def test_all_mistakes_of_a_file_are_told_one_line_each(tmp_path):
     lines = str(refusal.value).splitlines()
     assert len(lines) == 3 and all(line.startswith(f"{path}: ") for line in lines)
     assert "threads: must be given: it is missing" in str(refusal.value)
-    assert "colour: unknown key; the keys are profile, dataset" in str(refusal.value)
+    assert "colour: unknown key; the keys are profile, data_dir" in str(refusal.value)
 
 
 @pytest.mark.parametrize(("text", "message"), [
