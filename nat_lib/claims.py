@@ -116,6 +116,16 @@ class Store:
         return np.array([v.value for v in self.values]) + noise * z[:, [keys[v.draw] for v in self.values]]
 
 
+def merged(stores):
+    """One store of the values of several, each with its own noise."""
+    whole = Store()
+    for k, store in enumerate(stores):
+        for metric, indices in store.by_metric.items():
+            for v in (store.values[i] for i in indices):
+                whole.add(metric, v.dims, *v[1:-1], draw=(k, v.draw))
+    return whole
+
+
 @cache
 def run_to_run_sd():
     """Standard deviation of one EPS result between repeated runs, in points, from the thesis itself.

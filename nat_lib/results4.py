@@ -142,14 +142,22 @@ def exit_accuracies(found):
     return rows[[*CELL, "scenario", "mode", "seed", "single", *EXIT_COLUMNS, "ensemble", "pruned", "subset", *cost]]
 
 
+def _in_order(found):
+    """Early-exit runs in the order of the thesis; networks that it does not have come last."""
+    order = {name: i for i, name in enumerate((*NETWORKS, *SCENARIOS, *MODES))}
+    rows = found[found["mode"] != SINGLE]
+    return rows.sort_values([*CELL, "scenario", "mode", "seed"], key=lambda c: c.map(
+        lambda x: order.get(x, len(order)) if c.name in ("network", "scenario", "mode") else x),
+        kind="stable").itertuples()
+
+
 def subsets(out, found):
     """Every subset of exits of every early-exit run: the columns of `aep.subset_table`, the run's, `chosen` by pruning.
 
     found : `runs4` of the same folder
     """
-    runs = found[found["mode"] != SINGLE]
     parts = [pd.read_csv(Path(out) / r.folder / "subsets.csv", dtype={"subset": str}).assign(
-        **{k: getattr(r, k) for k in RUN}, chosen=lambda t, kept=r.subset: t.subset == kept) for r in runs.itertuples()]
+        **{k: getattr(r, k) for k in RUN}, chosen=lambda t, kept=r.subset: t.subset == kept) for r in _in_order(found)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*RUN, "subset", "chosen"])
 
 
@@ -159,7 +167,7 @@ def output_weights(out, found):
     votes : a mode of the thesis, or "OPTIMAL": lowest cross-entropy on the validation split
     """
     rows = []
-    for r in found[found["mode"] != SINGLE].itertuples():
+    for r in _in_order(found):
         told = read_json(Path(out) / r.folder / "report.json")["metrics"]["output_weights"]
         rows += [{**{k: getattr(r, k) for k in RUN}, "votes": votes, **scores,
                   "weights": " ".join(f"{w:.2f}" for w in told["weights"][votes])}

@@ -135,6 +135,17 @@ def test_values_of_the_same_run_move_together():
     assert verdict(rule, two(50, 50)).verdict == "contradicted"
 
 
+def test_stores_are_merged_with_their_noise():
+    one, other = claims.Store(), claims.Store()
+    for store, value in ((one, 1.0), (other, 2.0)):
+        for which in ("a", "b"):
+            store.add("m.x", {"which": which, "of": value}, value, noise=0.5, seeds=3, comparable=False, draw="run")
+    whole = claims.merged([one, other])
+    assert [v[:-1] for v in whole.values] == [v[:-1] for v in one.values + other.values]
+    a, b, c, d = whole.copies(50).T - np.array([1, 1, 2, 2])[:, None]
+    assert (a == b).all() and (c == d).all() and (a != c).all()     # what shares a run moves together, nothing else
+
+
 def test_without_noise_one_evaluation_decides():
     assert verdict(AB, two(50.001, 50, noise=0)).verdict == "reproduced"
 

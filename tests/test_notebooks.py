@@ -25,7 +25,9 @@ TINY = {"profile": "tiny", "train_images": 80, "val_images": 40, "test_images": 
         "searches": {"1": ["acc+macs"], "2": [], "3": [], "4": ["acc+latency"]}, "iterations": 1,
         "archive_sizes": [6, 6], "candidates": [2, 2], "top": 4, "latency_runs": 2, "predictor_supernets": ["BASE"],
         "predictors": ["ridge", "carts"], "predictor_sizes": [10, 12], "predictor_repeats": 2, "predictor_tests": 5,
-        "post_searches": {"1": ["acc+macs"], "4": ["acc+latency"]}, "post_epochs": 1, "post_max_steps": 1}
+        "post_searches": {"1": ["acc+macs"], "4": ["acc+latency"]}, "post_epochs": 1, "post_max_steps": 1,
+        "aep_networks": ["MobileNetV3Small"], "aep_train_images": 80, "aep_val_images": 40, "aep_test_images": 40,
+        "aep_batch_size": 40, "aep_epochs": 1, "aep_latency_runs": 2}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
@@ -85,6 +87,19 @@ def test_every_notebook_runs_and_leaves_its_report(outputs, path):
     assert "application/vnd.jupyter.widget-view+json" not in shown  # batch notebooks create no widgets
     reports = [json.loads(p.read_text()) for p in (outputs / "notebooks").glob("*/report.json")]
     assert path.stem in {r["name"] for r in reports}
+
+
+def test_the_tables_and_figures_of_chapter_4_are_there(outputs):
+    left = {p.name for p in (outputs / "01_aep_study").iterdir()}
+    assert {"runs.csv", "values.csv", "exits.csv", "fig_4_2.png", "fig_4_2.csv", "subsets.png", "output_weights.csv",
+            "claims.csv"} <= left
+    runs = pd.read_csv(outputs / "01_aep_study/runs.csv")
+    assert sorted(zip(runs.scenario, runs["mode"], strict=True)) == sorted(
+        (s, m) for s in ("TR-64", "FT-64") for m in ("SE", "DESC", "ASC", "MIX", "UNIF"))
+    assert runs.proxy.tolist() == [s == "FT-64" for s in runs.scenario]
+    here = pd.read_csv(outputs / "07_thesis_report/chapter_4.csv")
+    assert here.ours.notna().any()
+    assert not {"reproduced", "above", "below"} & set(here.verdict)         # not at the thesis's size
 
 
 def test_the_tables_and_figures_of_chapter_6_are_there(outputs):
