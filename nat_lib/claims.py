@@ -27,6 +27,7 @@ from nat_lib.runs import Refusal
 
 REFERENCE = Path(__file__).parent / "reference"
 COPIES, SURE = 1000, 0.95
+EFFECT_COPIES = 200
 MISSING = "\N{EN DASH}"
 TOLERANCE = 1.5         # points: the least difference that counts as one; the thesis's repeats differ by up to 1.2
 MODES = ("DESC", "ASC", "MIX", "UNIF")
@@ -391,7 +392,7 @@ def check(rule, store):
 
 
 def asked(tree, store):
-    """(found, missing): indices of the store's values that the rule uses, and the number of values it lacks.
+    """(found, missing): indices of the store's values that the rule uses, and the (metric, dims) that it lacks.
 
     `one` asks for one value; `q`, `rank`, `best` and `worst` ask for every value that the thesis prints under their
     filters, so that a mean over half a table is not taken for a mean over the table.
@@ -405,7 +406,7 @@ def asked(tree, store):
             for wanted in [printed_store().values[i].dims for i in rows] or [combination]:
                 here = store.select(metric, wanted)
                 found.update(here)
-                missing.update([] if here else [(metric, *sorted((k, str(x)) for k, x in wanted.items()))])
+                missing.update([] if here else [(metric, tuple(sorted((k, str(x)) for k, x in wanted.items())))])
 
     def rank(metric, over, among, **dims):
         want(metric, {**dims, over: list(among)}, True)
@@ -421,7 +422,7 @@ def asked(tree, store):
         "rank": rank, "best": lambda *a, **k: rank(*a, **k)[0], "worst": lambda *a, **k: rank(*a, **k)[-1],
         "all": every, "any": every, "count": every}
     _closure(tree, frozenset())(names)
-    return sorted(found), len(missing)
+    return sorted(found), [(metric, dict(dims)) for metric, dims in sorted(missing)]
 
 
 def _printed_number(node):
@@ -561,14 +562,16 @@ def judge(store, claims=None, copies=COPIES, seed=0):
     claims  : rows of reference/claims.csv; default all
     returns : DataFrame  id, reference, kind, statement, paper_value, ours, verdict, share (of the noisy copies on
               which the rule holds; empty where none were made), tolerance (where it was widened), seeds (fewest behind
-              a value), have, asked (values), holds_on_paper, needs, source, section, note
+              a value), margin, low, high (see `_effect`; empty where none were made or the rule has no number), have,
+              asked (values), holds_on_paper, needs, source, section, note
     """
     drawn = store.copies(copies, seed)
     rows = [row._asdict() | _judged(row, store, drawn) for row in
             (printed("claims") if claims is None else claims).itertuples(index=False)]
     order = ["id", "reference", "kind", "statement", "paper_value", "ours", "verdict", "share", "tolerance", "seeds",
-             "have", "asked", "holds_on_paper", "needs", "source", "section", "note"]
-    return pd.DataFrame(rows, columns=order).astype({"share": float, "tolerance": float, "seeds": float})
+             "margin", "low", "high", "have", "asked", "holds_on_paper", "needs", "source", "section", "note"]
+    return pd.DataFrame(rows, columns=order).astype(
+        dict.fromkeys(("share", "tolerance", "seeds", "margin", "low", "high"), float))
 
 
 def _judged(claim, store, copies):
@@ -577,16 +580,67 @@ def _judged(claim, store, copies):
     tree = parse(claim.rule)
     found, missing = asked(tree, store)
     used = [store.values[i] for i in found]
-    row = {"ours": ours(tree, store), "have": len(found), "asked": len(found) + missing,
+    row = {"ours": ours(tree, store), "have": len(found), "asked": len(found) + len(missing),
            "seeds": min((v.seeds for v in used), default=None)}
     if missing:
         return row | {"verdict": "not run in this profile"}
-    quotes = claim.kind == "value" or any(_printed_number(node) for node in ast.walk(tree))
-    if quotes and not all(v.comparable for v in used):
+    if quotes(claim, tree) and not all(v.comparable for v in used):
         return row | {"verdict": "not comparable in this profile"}
     if not any(v.noise for v in used):
         copies = copies[:1]
     tree, tolerances = _widened(tree, store, copies)
     share = float(np.mean(_outcomes(tree, store, copies)))
     verdict = "reproduced" if share >= SURE else "contradicted" if share <= 1 - SURE else "tie within noise"
-    return row | {"verdict": verdict, "share": share, "tolerance": max(tolerances, default=None)}
+    return row | {"verdict": verdict, "share": share, "tolerance": max(tolerances, default=None),
+                  **_effect(tree, store, copies[:EFFECT_COPIES])}
+
+
+def quotes(claim, tree):
+    """Does a claim compare with a number that the thesis prints, so that only comparable runs can settle it?"""
+    return claim.kind == "value" or any(_printed_number(node) for node in ast.walk(tree))
+
+
+def _effect(tree, store, copies):
+    """{"margin", "low", "high"}: by how much the rule holds (negative: fails), and between where on 95 % of copies.
+
+    In the unit of the values. Of conditions that must all hold it is the smallest margin, of `any` the largest, of `abs(ours - printed) < t` what is left of t. A rule on labels alone has none.
+    """
+    size = _margin(tree, frozenset())
+    value, *noisy = (size(_namespace(store, numbers)) for numbers in ([v.value for v in store.values],
+                                                                     *copies.tolist()))
+    if value is None:
+        return {}
+    low, high = np.percentile(noisy, [2.5, 97.5])
+    return {"margin": float(value), "low": float(low), "high": float(high)}
+
+
+def _margin(node, bound):
+    """Function of a namespace: the margin of a condition, None where it has no number."""
+    if isinstance(node, ast.BoolOp):
+        parts = [_margin(part, bound) for part in node.values]
+        return lambda names: min((x for x in (part(names) for part in parts) if x is not None), default=None)
+    if isinstance(node, ast.Call) and node.func.id in ("all", "any") and isinstance(node.args[0], ast.GeneratorExp):
+        scopes, inner = _scopes(node.args[0].generators, bound)
+        element, pick = _margin(node.args[0].elt, inner), min if node.func.id == "all" else max
+        return lambda names: pick((x for x in map(element, scopes(names)) if x is not None), default=None)
+    if _printed_number(node):
+        difference, tolerance = _closure(node.left.args[0], bound), node.comparators[0].value
+        return lambda names: tolerance - abs(difference(names))
+    if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) and isinstance(node.left, ast.Call) \
+            and node.left.func.id in ("best", "worst"):
+        return _lead(node, bound)
+    return _size(node, bound)
+
+
+def _lead(node, bound):
+    """Function of a namespace: by how much the named label leads (best) or trails (worst) all others of its rank."""
+    call, sign = node.left, 1 if node.left.func.id == "best" else -1
+    metric, label = _closure(call.args[0], bound), _closure(node.comparators[0], bound)
+    given = {k.arg: _closure(k.value, bound) for k in call.keywords}
+
+    def lead(names):
+        dims = {k: f(names) for k, f in given.items()}
+        over, among = dims.pop("over"), dims.pop("among")
+        mean_of = {str(x): sign * mean(names["q"](metric(names), **dims, **{over: x})) for x in among}
+        return mean_of.pop(label(names)) - max(mean_of.values())
+    return lead

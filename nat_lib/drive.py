@@ -193,10 +193,9 @@ def summary(jobs, out):
     lines += ["", "finished cells: " + (", ".join(f"{study} {n}" for study, n in cells.items() if n) or "none"),
               f"tables and figures: {_near(out)}/<notebook>/"]
     for job in whole:
-        if job.id.endswith(plan.LAST):
-            told = out / job.id / "summary.txt"
-            lines += [f"report: {_near(out / job.output)}",
-                      *(["", *told.read_text().splitlines()[:30]] if told.exists() else [])]
+        page = (out / job.output).with_suffix(".html")
+        if page.exists():
+            lines.append(f"report to read or to mail: {_near(page)}")
     return "\n".join(lines)
 
 

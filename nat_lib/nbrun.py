@@ -28,6 +28,7 @@ from nat_lib.runs import ROOT, Refusal, atomic, read_json, write_json, write_tex
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 KERNEL = "nat"
+PAGE = "nat_page"       # in a notebook's metadata: true where a copy to be mailed is wanted, OUT with the suffix .html
 ORPHANED = signal.SIGUSR1
 
 
@@ -98,6 +99,10 @@ def run(notebook, output, params, timeout=None, until=None):
             executed["metadata"]["papermill"] |= {"input_path": notebook.name, "output_path": output.name}
             write_text(output, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
             failed.unlink(missing_ok=True)
+            if executed["metadata"].get(PAGE) and not until:
+                from nat_lib import page
+
+                page.write(output, output.with_suffix(".html"))
         finally:
             partial.unlink(missing_ok=True)
         opened = folder / "cells.txt"
@@ -237,7 +242,8 @@ def write_record(path, key, output, params, cells, seconds):
     """What `plan.finished` asks for: the job's key, the files and finished cells it leaves (relative to `out`)."""
     out = ROOT / params["out"]
     figures = ROOT / params.get("figures", out / output.stem)
-    files = [output, *(p for p in sorted(figures.rglob("*")) if p.is_file() and not p.name.startswith(".tmp-"))]
+    made = [output, output.with_suffix(".html")] if output.with_suffix(".html").exists() else [output]
+    files = [*made, *(p for p in sorted(figures.rglob("*")) if p.is_file() and not p.name.startswith(".tmp-"))]
     reports = {cell: cell / "report.json" for cell in cells if cell.is_relative_to(out)}
     write_json(path, {
         "key": key, "seconds": round(seconds, 1), "files": [p.relative_to(out) for p in files],

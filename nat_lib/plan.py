@@ -296,13 +296,19 @@ class PostProcessing(Strict):
     device: Literal["cpu", "cuda"]
 
 
+class ParetoBrowser(Strict):
+    front_objectives: Annotated[str, AfterValidator(_objectives)] | None
+    export_recommended: bool
+
+
 class ThesisReport(Strict):
     noise_copies: Annotated[int, Field(ge=100)]
     noise_seed: Annotated[int, Field(ge=0)]
 
 
 EXPERIMENTS = {"start_here": StartHere, "aep_study": AepStudy, "ofav2_eps": Ofav2Eps, "predictors": Predictors,
-               "natv2_phases": Natv2Phases, "post_processing": PostProcessing, "thesis_report": ThesisReport}
+               "natv2_phases": Natv2Phases, "post_processing": PostProcessing, "pareto_browser": ParetoBrowser,
+               "thesis_report": ThesisReport}
 HOW_MUCH = {"aep_study": Pruning, "ofav2_eps": Shrinking, "predictors": Comparing, "natv2_phases": Searching,
             "post_processing": Posting}
 RUN_KEYS = ("out", "figures", "sizes")      # where cells live; where tables and figures go; what a profile says
@@ -573,7 +579,8 @@ def _search_parts(params):
 
 PARTS = {"aep_study": _aep_parts, "ofav2_eps": _shrinking_parts, "predictors": _predictor_parts,
          "natv2_phases": _search_parts, "post_processing": _search_parts}
-AFTER = {"predictors": "ofav2_eps", "natv2_phases": "ofav2_eps", "post_processing": "natv2_phases"}     # whose cells
+AFTER = {"predictors": ("ofav2_eps",), "natv2_phases": ("ofav2_eps",), "post_processing": ("natv2_phases",),
+         "pareto_browser": ("natv2_phases", "post_processing")}                 # whose cells
 UNTIL = "cells"                     # tag of the code cell after which a part has nothing left to do
 LAST = "thesis_report"              # reads what all the others leave
 
@@ -610,7 +617,7 @@ def jobs(profile, overrides=None, only=None, out=None, notebooks=ROOT / "noteboo
         whole = Job(stem, stem, _shown_from(ROOT, path), f"{stem}.ipynb", params, (), 0.3, how_much["threads"],
                     3600 * how_much["job_hours"])
         split = PARTS.get(study, lambda _: [])(how_much | what)
-        before = {id: name for id, (name, of) in supernet_of.items() if of == AFTER.get(study)}
+        before = {id: name for id, (name, of) in supernet_of.items() if of in AFTER.get(study, ())}
         parts = []
         for part in sorted(split, key=lambda part: -part.weight) if len(split) > 1 else []:
             name = f"{stem}-{part.label}"

@@ -251,10 +251,11 @@ def side_by_side(ours, paper, caption, remarks=None):
     return table.hide(axis="index") if "row" in ours else table
 
 
-def show_claims(judged, thesis=None):
+def show_claims(judged, thesis=None, cheapest=None):
     """Verdict table for a notebook: one row per claim, the verdict in words and colour.
 
-    thesis : `claims.judge` of the printed numbers (`claims.as_printed`), shown as what the same rule says of them
+    thesis   : `claims.judge` of the printed numbers (`claims.as_printed`), shown as what the same rule says of them
+    cheapest : `coverage.cheapest`; None: what the claim needs, as the reference names it
     """
     colours = {"reproduced": "#1b7837", "contradicted": "#b2182b", "tie within noise": "#8c6d1f"}
     def verdict(row):
@@ -262,6 +263,8 @@ def show_claims(judged, thesis=None):
         return f'<b style="color:{colours.get(row.verdict, GREY)}">{row.verdict}</b>{share}'
     def text(value):
         return html.escape(str(value))
+    def margin(row):
+        return "" if np.isnan(row.margin) else f"{row.margin:+.2f} <small>[{row.low:.2f}, {row.high:.2f}]</small>"
     shares = {} if thesis is None else dict(zip(thesis.id, thesis.share, strict=True))
     def printed_share(claim):
         share = shares.get(claim, np.nan)
@@ -272,15 +275,18 @@ def show_claims(judged, thesis=None):
                    + printed_share(r.id) for r in judged.itertuples()],
         "ours": [text(r.ours) for r in judged.itertuples()],
         "verdict": [verdict(r) for r in judged.itertuples()],
+        "margin": [margin(r) for r in judged.itertuples()],
         "seeds": [MISSING if np.isnan(r.seeds) else int(r.seeds) for r in judged.itertuples()],
         "values": [f"{r.have}/{r.asked}" for r in judged.itertuples()],
-        "needs": [text(r.needs) for r in judged.itertuples()]}, index=pd.RangeIndex(1, len(judged) + 1))
+        "needs": [text(cheapest[r.id] if cheapest else r.needs) for r in judged.itertuples()]},
+        index=pd.RangeIndex(1, len(judged) + 1))
     wrap = [{"selector": "td.col0, td.col1, td.col2", "props": "white-space:normal; text-align:left; max-width:26em"}]
     tally = "; ".join(f"{n} {v}" for v, n in judged.verdict.value_counts().sort_index().items())
     have, asked = judged.have.sum(), judged.asked.sum()
     return styled(view, f"<b>{len(judged)} claims</b>: {tally}. Counted claim by claim they ask for {asked} values, of "
                         f"which {have} exist. The percentage is the share of noisy copies of our values on which a "
-                        "claim holds.").set_table_styles(wrap, overwrite=False).hide(axis="index")
+                        "claim holds; margin: by how much it holds (negative: fails), and where 95 % of the copies "
+                        "lie.").set_table_styles(wrap, overwrite=False).hide(axis="index")
 
 
 # ---------------------------------------------------------------------------------------------- structure of networks

@@ -12,15 +12,16 @@ os.environ["MPLBACKEND"] = "Agg"
 
 @pytest.fixture
 def make_notebook():
-    """make_notebook(path, {parameter: default}, code, code, ...): the last code cell but one is tagged `cells`."""
-    def make(path, defaults, *codes):
+    """make_notebook(path, {parameter: default}, code, ..., **metadata): the last code but one is tagged `cells`."""
+    def make(path, defaults, *codes, **metadata):
         new = nbformat.v4.new_code_cell
         cells = [new("\n".join(f"{name} = {value!r}" for name, value in defaults.items())), *map(new, codes)]
         cells[0].metadata["tags"] = ["parameters"]
         if len(codes) > 1:
             cells[-2].metadata["tags"] = ["cells"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Prose."), *cells]), path)
+        cells.insert(0, nbformat.v4.new_markdown_cell("Prose."))
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
         return path
 
     return make

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nat_lib import claims
+from nat_lib import claims, coverage
 from nat_lib.claims import NoData, Store, check, judge, printed
+from nat_lib.plan import load_profile
 from nat_lib.runs import Refusal
 
 
@@ -189,3 +190,62 @@ def test_our_side_is_told_in_numbers_labels_and_counts():
 def test_the_same_seed_gives_the_same_table():
     store = claims.printed_store()
     pd.testing.assert_frame_equal(judge(store), judge(store))
+
+
+# ---------------------------------------------------------------------------------------------- effects
+
+@pytest.mark.parametrize(("rule", "margin"), [
+    ("one('m', net='a') > one('m', net='b')", 2.0),
+    ("one('m', net='a') < one('m', net='b')", -2.0),
+    ("one('m', net='a') > 1 and one('m', net='b') > 2.5", 0.5),
+    ("all(one('m', net=w) > 1 for w in ['a', 'b'])", 2.0),
+    ("any(one('m', net=w) > 1 for w in ['a', 'b'])", 4.0),
+    ("best('m', over='net', among=['a', 'b']) == 'a'", 2.0),
+    ("worst('m', over='net', among=['a', 'b']) == 'a'", -2.0),
+    ("rank('m', over='net', among=['a', 'b']) == ['a', 'b']", None)])
+def test_the_margin_of_a_rule(rule, margin):
+    row = judge(two(5.0, 3.0, noise=0.5), claim(rule)).iloc[0]
+    if margin is None:
+        assert np.isnan([row.margin, row.low, row.high]).all()
+    else:
+        assert row.margin == margin and row.low < margin < row.high
+        assert (row.verdict == "reproduced") == (row.low > 0) or abs(row.share - 0.95) < 0.05
+
+
+def test_the_interval_of_a_margin_is_that_of_the_normal_law():
+    row = judge(two(5.0, 3.0, noise=0.5), claim("one('m', net='a') > one('m', net='b')")).iloc[0]
+    assert abs((row.high - row.low) / (2 * 1.96 * 0.5 * 2 ** 0.5) - 1) < 0.2
+
+
+def test_the_margin_of_a_printed_number_is_what_is_left_of_the_tolerance():
+    row = judge(two(5.0, 3.0, noise=0.1), claim("abs(one('m', net='a') - 4.0) < 0.5", "value")).iloc[0]
+    assert row.tolerance == claims.TOLERANCE and abs(row.margin - (claims.TOLERANCE - 1)) < 1e-9
+
+
+# ---------------------------------------------------------------------------------------------- who can test it
+
+def test_every_claim_has_a_cheapest_profile():
+    found = coverage.cheapest()
+    assert len(found) == 154
+    assert {text.split(",")[0] for text in found.values()} == {*coverage.SIZES, coverage.ITS_OWN, ""}
+    assert found["O27"] == found["N51"] == "smoke"              # read off the code's structures
+    assert found["A01"] == "paper"                              # 224 pixels
+    assert found["N50"] == coverage.ITS_OWN                     # the duration of two kinds of validation
+    rows = printed("claims").set_index("id")
+    quoting = [i for i in found if rows.rule[i] and claims.quotes(rows.loc[i], claims.parse(rows.rule[i]))]
+    assert len(quoting) > 20 and all(found[i].split(",")[0] in ("paper", "smoke", coverage.ITS_OWN) for i in quoting)
+
+
+def test_a_profile_covers_what_it_runs():
+    smoke = load_profile("smoke")
+    eps = {"supernet": "EE_DP", "teacher": "pet", "step": "EW", "stat": "best"}
+    assert coverage.covers(smoke, "eps.top1", eps | {"wm": "1.0"})
+    assert not coverage.covers(smoke, "eps.top1", eps | {"wm": "1.2"})
+    assert coverage.covers(smoke, "aep.top1_change", {"scenario": "TR-64", "mode": "ASC", "pruned": "1"})
+    assert not coverage.covers(smoke, "aep.top1_change", {"scenario": "TR-224", "mode": "ASC", "pruned": "1"})
+    assert not coverage.covers(smoke, "aep.scenario_change", {"comparison": "FT-224 vs FT-64", "mode": "SE"})
+    assert coverage.covers(smoke, "aep.scenario_change", {"comparison": "FT-64 vs TR-64", "mode": "SE"})
+    assert not coverage.covers(smoke | {"nat_supernets": {"1": ["BASE"]}, "searches": {"1": ["acc"]}},
+                               "nat.best_top1", {"phase": "1", "supernet": "EE_D"})
+    assert not coverage.covers(smoke | {"post_searches": {"1": []}}, "post.mean_top1", {"family": "SE"})
+    assert not coverage.covers(smoke | {"predictors": ["ridge"]}, "pred.spearman", {"predictor": "LGBM"})

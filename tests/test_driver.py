@@ -26,7 +26,8 @@ cell(ROOT / out, "start_here", "one", {"samples": samples}).finish({}, seconds=0
 for name in ("a.csv", "a.png"): write_text(ROOT / figures / name, str(samples))"""
     make_notebook(tmp_path / "nb" / "00_start_here.ipynb", plan.load_experiment("start_here") | run, work)
     make_notebook(tmp_path / "nb" / "07_thesis_report.ipynb", plan.load_experiment("thesis_report") | run,
-                  "from nat_lib.runs import *\nwrite_text(ROOT / figures / 'summary.txt', 'all is well')")
+                  "from nat_lib.runs import *\nwrite_text(ROOT / figures / 'b.csv', 'all is well')",
+                  nat_page=True)
     return tmp_path / "nb"
 
 
@@ -71,10 +72,13 @@ def test_options_become_overrides(tmp_path):
     chosen = drive.options(["--seeds", "0,2", "--set", "lr_factor=2.0", "kd=e2e", "--dataset", "folder", "--data-dir",
                             str(tmp_path), "--only", "2,07", "--", "--verbose"])
     assert drive.overrides(chosen) == {"lr_factor": 2.0, "kd": "e2e", "dataset": "folder", "target": "folder",
-                                       "data_dir": str(tmp_path), "seeds": [0, 2]}
+                                       "aep_datasets": ["folder"], "data_dir": str(tmp_path), "seeds": [0, 2]}
     assert chosen.only == ["02", "07"] and chosen.passed_on == ["--verbose"]
     two = drive.options(["--dataset", "tiny_imagenet", "--target", "cifar10", "--target-dir", str(tmp_path)])
-    assert drive.overrides(two) == {"dataset": "tiny_imagenet", "target": "cifar10", "target_dir": str(tmp_path)}
+    assert drive.overrides(two) == {"dataset": "tiny_imagenet", "target": "cifar10", "target_dir": str(tmp_path),
+                                    "aep_datasets": ["tiny_imagenet"]}
+    told = drive.options(["--dataset", "cifar10", "--set", "aep_datasets=[digits]", "target=digits"])
+    assert drive.overrides(told) == {"dataset": "cifar10", "aep_datasets": ["digits"], "target": "digits"}
     with pytest.raises(Refusal, match="there is no folder"):
         drive.overrides(drive.options(["--data-dir", str(tmp_path / "none")]))
 
@@ -95,7 +99,7 @@ def test_a_run_then_nothing_left_then_only_what_is_missing(notebooks, tmp_path):
     assert first.returncode == 0, first.stdout + first.stderr
     assert "2 of 2 jobs to run" in first.stdout and "done    07_thesis_report   (2 of 2)" in first.stdout
     assert "00_start_here               1       1   out/00_start_here.ipynb" in first.stdout
-    assert "report: out/07_thesis_report.ipynb" in first.stdout and first.stdout.endswith("all is well\n")
+    assert first.stdout.endswith("report to read or to mail: out/07_thesis_report.html\n")
     assert (out / "00_start_here" / "a.csv").read_text() == "1000"
     times = {p: p.stat().st_mtime_ns for p in out.glob("*.ipynb")}
     for path in notebooks.iterdir():
@@ -104,6 +108,9 @@ def test_a_run_then_nothing_left_then_only_what_is_missing(notebooks, tmp_path):
     second = run_all(*options, cwd=tmp_path)
     assert second.returncode == 0 and second.stdout.startswith("Nothing is left to do: 2 jobs are finished")
     assert {p: p.stat().st_mtime_ns for p in out.glob("*.ipynb")} == times
+
+    (out / "07_thesis_report.html").unlink()
+    assert "2 jobs, 1 to run" in run_all(*options, "--dry-run").stdout
 
     (out / "start_here" / "one" / "report.json").unlink()
     listed = run_all(*options, "--dry-run")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from nat_lib import plan
+from nat_lib import claims, coverage, plan
 from nat_lib.runs import ROOT
 
 SOURCES = sorted((ROOT / "notebooks").glob("0*.ipynb"))
@@ -100,6 +100,16 @@ def test_the_tables_and_figures_of_chapter_4_are_there(outputs):
     here = pd.read_csv(outputs / "07_thesis_report/chapter_4.csv")
     assert here.ours.notna().any()
     assert not {"reproduced", "above", "below"} & set(here.verdict)         # not at the thesis's size
+
+
+def test_a_claim_is_judged_where_the_profile_covers_it(outputs):
+    judged = pd.read_csv(outputs / "07_thesis_report/claims.csv", keep_default_na=False)
+    profile, rules = plan.load_profile(outputs.parent / "tiny.yaml"), claims.printed("claims").set_index("id").rule
+    assert len(judged) == 154
+    for claim in judged[~judged.verdict.isin(["not run in this profile", "informative"])].itertuples():
+        wanted = claims.asked(claims.parse(rules[claim.id]), claims.Store())[1]
+        assert all(coverage.covers(profile, *value) for value in wanted), claim.id
+    assert judged.margin.ne("").any()
 
 
 def test_the_tables_and_figures_of_chapter_6_are_there(outputs):
