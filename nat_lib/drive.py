@@ -3,6 +3,7 @@
 import fcntl
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from nat_lib import plan
 from nat_lib.nbrun import die_with_parent
 from nat_lib.runs import ROOT, Refusal
 
+PROGRESS = re.compile(r": \d+(/\d+, \d+ s left)?, \d+ s so far")     # a line of runs.progress
 AGAIN = "finished work is kept: start again to go on"
 
 
@@ -140,10 +142,18 @@ def watch(process, out, todo, say, every=60.0):
                 say(passed, f"FAILED  {_last_line(out / job.log).removeprefix('failed: ')}")
         if time.monotonic() - said > every:
             said = time.monotonic()
-            running = ", ".join(job.title for job in todo if job.id in started - done - failed)
-            say(said - began, f"{len(done)} of {len(todo)} done; running: {running or 'nothing yet'}")
+            running = [job for job in todo if job.id in started - done - failed]
+            say(said - began, f"{len(done)} of {len(todo)} done" + ("" if running else "; nothing runs yet"))
+            for job in running:
+                say(said - began, f"        {job.title}: {_progress(out / job.log) or 'running'}")
         time.sleep(0 if ended else 0.3)
     return done, failed
+
+
+def _progress(log):
+    """What a running job last said of how far it is; "" if it has not said anything."""
+    last = _last_line(log)
+    return last if PROGRESS.search(last) else ""
 
 
 def stop(process, local):

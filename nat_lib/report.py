@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -51,6 +52,13 @@ def save(thing, folder, name):
             thing.savefig(path, format="png", dpi=130, metadata={"Software": None})
         plt.close(thing)        # shown once, as the value of the cell
     return thing
+
+
+def show(number, figure, folder):
+    """Save a figure of the thesis by its number, as fig_6_7.png and .csv, and show it below its title."""
+    titles = printed("figures").set_index("id").title
+    save(figure, folder, "fig_" + number.replace(".", "_"))
+    display(HTML(f"<b>Figure {number}</b>, {html.escape(titles[f'F{number}'])}"), figure)
 
 
 # ---------------------------------------------------------------------------------------------- what the cells left

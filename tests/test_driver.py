@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_nbrun import alive, wait_for
 
-from nat_lib import drive, plan
+from nat_lib import drive, plan, runs
 from nat_lib.runs import ROOT, Refusal
 
 
@@ -160,3 +160,15 @@ def test_scripts_can_be_run():
     for script in ("run_all.sh", "run_tests.sh", ".ci/run"):
         assert os.access(Path(ROOT, script), os.X_OK)
         assert subprocess.run(["bash", "-n", ROOT / script]).returncode == 0
+
+
+def test_what_a_running_job_last_said_is_shown(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("NAT_BATCH", "1")
+    log = tmp_path / "job.log"
+    for total in (None, 3):
+        list(runs.progress((x for x in "abc"), "digits, trainings", total, every=0))
+        lines = capsys.readouterr().err
+        log.write_text(lines)
+        assert drive._progress(log) == lines.strip().splitlines()[-1] and "digits, trainings: 2" in lines
+    log.write_text("failed: out of memory")
+    assert drive._progress(log) == "" == drive._progress(tmp_path / "none.log")

@@ -102,6 +102,19 @@ def test_the_tables_and_figures_of_chapter_4_are_there(outputs):
     assert not {"reproduced", "above", "below"} & set(here.verdict)         # not at the thesis's size
 
 
+def test_the_report_holds_everything_that_the_thesis_shows(outputs):
+    page = (outputs / "07_thesis_report.html").read_text()
+    rows = claims.printed("figures")
+    for row in rows[rows.source == "thesis"].itertuples():
+        number = row.id[1:]
+        if row.kind == "figure":
+            assert (outputs / f"07_thesis_report/fig_{number.replace('.', '_')}.png").exists(), row.id
+            assert f"<b>Figure {number}</b>" in page, row.id
+        else:
+            assert f"Table {number}" in page, row.id
+    assert page.count("data:image/png;base64") >= 40
+
+
 def test_a_claim_is_judged_where_the_profile_covers_it(outputs):
     judged = pd.read_csv(outputs / "07_thesis_report/claims.csv", keep_default_na=False)
     profile, rules = plan.load_profile(outputs.parent / "tiny.yaml"), claims.printed("claims").set_index("id").rule
