@@ -141,6 +141,8 @@ def _cell_html(c):
         [] if np.isnan(c.once) else [f"once each {c.once:.2f}"])
     colour, weight = report.CELL_COLOUR.get(c.verdict, "inherit"), "bold" if c.best_ours else "normal"
     difference = "" if np.isnan(c.difference) else f", {c.difference:+.3f}"
+    if not np.isnan(c.interval):
+        difference += f"; 95 % interval {c.ours - c.interval:.2f} to {c.ours + c.interval:.2f}"
     return (f'<span style="color:{colour}; font-weight:{weight}" title="{c.verdict}{difference}; {_pairs(c)}">'
             f'{c.ours:.{2 if c.noise else 3}f}</span>{spread}'
             + (f" <small>{', '.join(small)}</small>" if small else "") + paper)
@@ -158,7 +160,8 @@ def _coverage(cells):
         return ""
     several = (run.seeds > 1).any()
     spread = "standard deviation over seeds (in brackets)" if several else "noise of the average, one seed"
-    text = [f"Averages over {_pairs(run[['networks', 'datasets']].max())}", f"&plusmn;: {spread}"]
+    text = [f"Averages over {_pairs(run[['networks', 'datasets']].max())}",
+            f"&plusmn;: {spread}" + ("; hover for the 95 % interval of the mean" if several else "")]
     if not run.whole.all():
         text.append("n/N: only n of N pairs of network and data set are finished")
     if run.once.notna().any():

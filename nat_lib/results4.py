@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from nat_lib import claims
 from nat_lib.claims import CONSTANTS, MODES, printed
@@ -271,7 +272,8 @@ def values(found):
     returns    : metric, dimensions as text ("" where a metric has none), config, columns of `averages`, of (pairs
                  there would be if everything that was run anywhere were run here), whole (cells == of), once (the mean
                  that counts a run once, where networks share it and it matters), printed, difference, uncertainty (sd
-                 over seeds; for one seed the noise), verdict
+                 over seeds; for one seed the noise), interval (half of the 95 % confidence interval of the mean over
+                 seeds, by Student's t; NaN for one seed), verdict
     comparable : whole, and over the networks and data sets of the thesis, at its image size, from its weights
     verdict    : "reproduced" within 1.5 points or twice the combined noise of both (counts: EXACT), "above", "below"
     """
@@ -301,7 +303,8 @@ def values(found):
     table = table.assign(
         config=table["mode"] + np.where((table.pruned == "1") | (table.metric == "aep.pruned_gain"), "*", ""),
         once=table.once.where(~np.isclose(table.once, table.ours)), whole=table.cells == table.of,
-        difference=table.ours - table.printed, uncertainty=table.sd.fillna(table.noise))
+        difference=table.ours - table.printed, uncertainty=table.sd.fillna(table.noise),
+        interval=student.ppf(0.975, (table.seeds - 1).where(table.sd.notna())) * table.noise)
     tolerance = (2 * np.sqrt(2) * table.noise).clip(lower=claims.TOLERANCE).where(table.noise > 0, EXACT)
     return table.assign(verdict=np.select(
         [table.ours.isna(), table.printed.isna(), ~table.comparable, table.difference.abs() <= tolerance,

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from nat_lib import chapter4, claims, claims4, report, results4
 from nat_lib.claims import MODES, judge, printed, single_run_noise
@@ -281,6 +282,11 @@ def test_several_seeds_give_their_own_noise(tmp_path):
     stored = claims4.store4(tmp_path)
     (i,) = stored.select("aep.top1_change", {"config": "UNIF"})
     assert stored.values[i].seeds == 3 and stored.values[i].noise == pytest.approx(found.noise)
+    values = results4.values(results4.runs4(tmp_path))
+    row = values.query("metric == 'aep.top1_change' and config == 'UNIF' and scenario == 'TR-64'").iloc[0]
+    low, high = scipy.stats.ttest_1samp(per_seed, 0).confidence_interval(0.95)
+    assert (row.ours - row.interval, row.ours + row.interval) == pytest.approx((low, high))
+    assert f"95 % interval {low:.2f} to {high:.2f}" in chapter4.table(values, "4.5").to_html()
 
 
 def test_a_seed_that_is_not_finished_counts_where_it_is_but_gives_no_noise(tmp_path):
