@@ -1,0 +1,1055 @@
+"""The way out of the kit: a trained network as a folder that needs neither supernet nor search.
+
+An export is one table, its weights, and what was made of them.  The table has one row per operation: kind, numbers and
+the rows it reads, so that skips, dense sums, parallel branches, squeeze-and-excitation and exits are plain to see.  One
+short builder makes a torch module of it, another an ONNX graph, for all networks of the kit.  A network with several
+exits answers with the weighted sum of their logits; besides, it can stop as soon as the exits so far are sure enough.
+"""
+
+import copy
+import fcntl
+import io
+import operator
+import os
+import shutil
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from nat_lib import runs
+from nat_lib.runs import Refusal
+
+# What knows supernets, searches and data sets is imported where a network is taken from a cell: who only loads an
+# export does without all of it.
+
+FORMAT = 1  # of subnet.json
+STUDIES = SEARCH, POST, AEP = "natv2_phases", "post_processing", "aep_study"  # whose networks can be exported
+IMAGE, LOGITS = "image", "logits"  # input of the table and of the ONNX graphs; their output
+OPSET, IR = 18, 10
+TOLERANCE = {"safetensors": 1e-5, "pt2": 1e-5, "onnx": 1e-4, "early": 1e-4}  # of logits, relative to the largest one
+ROUNDING = 4  # times what rounding alone changes in the network's own logits may differ, too
+CHECKED = 64  # validation images on which the formats are compared
+MARGIN = 1e-4  # images whose confidence is closer to the threshold may leave elsewhere in another library
+SLACK = 0.5  # points of validation top-1 that stopping early may cost
+BATCH = 250  # validation images per forward
+
+
+# ------------------------------------------------------------------------------------------------ the layer table
+
+class Kind(NamedTuple):
+    """One kind of row.
+
+    names : of the torch module, function or method that it stands for in a traced network
+    build : row -> what computes it from the rows it reads: a module (it has weights) or a function
+    op, attributes : ONNX operator; row -> its attributes
+    fields : torch module -> numbers of the row
+    """
+
+    names: tuple
+    build: object
+    op: str
+    attributes: object = lambda row: {}
+    fields: object = lambda module: {}
+
+
+def _window(row):
+    return {"kernel_shape": [row["kernel"]] * 2, "strides": [row["stride"]] * 2, "pads": [row["padding"]] * 4}
+
+
+def _window_of(m):
+    return {"kernel": _side(m.kernel_size), "stride": _side(m.stride), "padding": _side(m.padding)}
+
+
+def _side(value):
+    """A size of windows, the same in both directions."""
+    sides = set(value) if isinstance(value, tuple) else {value}
+    if len(sides) > 1 or not all(isinstance(side, int) for side in sides):
+        raise Refusal(f"a window of {value} has no row in the layer table, which knows square ones: keep to these")
+    return sides.pop()
+
+
+KINDS = {
+    "conv": Kind(
+        ("Conv2d",), lambda r: nn.Conv2d(r["c_in"], r["c_out"], r["kernel"], r["stride"], r["padding"], r["dilation"],
+                                         r["groups"], r["bias"]),
+        "Conv", lambda r: {**_window(r), "group": r["groups"], "dilations": [r["dilation"]] * 2},
+        lambda m: {"c_in": m.in_channels, "c_out": m.out_channels, **_window_of(m), "dilation": _side(m.dilation),
+                   "groups": m.groups, "bias": m.bias is not None}),
+    "batch_norm": Kind(
+        ("BatchNorm2d",), lambda r: nn.BatchNorm2d(r["c_out"], r["eps"], r["momentum"]), "BatchNormalization",
+        lambda r: {"epsilon": r["eps"]},
+        lambda m: {"c_out": m.num_features, "eps": m.eps, "momentum": m.momentum}),
+    "linear": Kind(
+        ("Linear",), lambda r: nn.Linear(r["c_in"], r["c_out"], r["bias"]), "Gemm", lambda r: {"transB": 1},
+        lambda m: {"c_in": m.in_features, "c_out": m.out_features, "bias": m.bias is not None}),
+    "max_pool": Kind(
+        ("MaxPool2d",), lambda r: nn.MaxPool2d(r["kernel"], r["stride"], r["padding"], ceil_mode=r["ceil_mode"]),
+        "MaxPool", lambda r: {**_window(r), "ceil_mode": int(r["ceil_mode"])},
+        lambda m: {**_window_of(m), "ceil_mode": m.ceil_mode}),
+    "average_pool": Kind(
+        ("AvgPool2d",), lambda r: nn.AvgPool2d(r["kernel"], r["stride"], r["padding"]), "AveragePool",
+        lambda r: {**_window(r), "count_include_pad": 1}, _window_of),
+    "relu": Kind(("ReLU", "relu"), lambda r: F.relu, "Relu"),
+    "h_swish": Kind(("Hardswish",), lambda r: F.hardswish, "HardSwish"),
+    "swish": Kind(("SiLU",), lambda r: F.silu, "Sigmoid"),  # and a product: see `_nodes`
+    "sigmoid": Kind(("Sigmoid",), lambda r: torch.sigmoid, "Sigmoid"),
+    "h_sigmoid": Kind(("Hardsigmoid",), lambda r: F.hardsigmoid, "HardSigmoid", lambda r: {"alpha": 1 / 6, "beta": .5}),
+    "mean": Kind(("mean", "GlobalAverage", "AdaptiveAvgPool2d"), lambda r: lambda x: x.mean((2, 3), keepdim=True),
+                 "GlobalAveragePool"),
+    "flatten": Kind(("Flatten", "flatten"), lambda r: lambda x: x.flatten(1), "Flatten", lambda r: {"axis": 1}),
+    "sum": Kind(("add", "iadd"), lambda r: operator.add, "Add"),
+    "product": Kind(("mul",), lambda r: operator.mul, "Mul"),
+    "concatenate": Kind(("cat",), lambda r: lambda *x: torch.cat(x, 1), "Concat", lambda r: {"axis": 1}),
+    "weighted_sum": Kind((), lambda r: lambda *x: sum(w * v for w, v in zip(r["weights"], x, strict=True)), "Sum"),
+}
+KIND_OF = {name: kind for kind, row in KINDS.items() for name in row.names}
+PASSED = ("Dropout", "Identity", "StochasticDepth")  # nothing happens there in evaluation mode
+TENSORS = ("weight", "bias", "running_mean", "running_var")  # of a row, in ONNX's order
+
+
+class _Tracer(fx.Tracer):
+    """Every module that has a row, or needs none, is one step."""
+
+    def is_leaf_module(self, module, name):
+        return type(module).__name__ in (*KIND_OF, *PASSED) or super().is_leaf_module(module, name)
+
+
+def layer_table(network, votes, positions, channels, size):
+    """(rows, exits) of a plain network: the table that `Subnet` is built from.
+
+    network   : images (B, channels, size, size) -> logits, or a list of them
+    votes     : weights of the exits' logits in the answer;  positions : stages that the exits read, for the record
+    rows      : dicts in the order of computation.  name (a module's is its own), kind, inputs (names), the numbers of
+                the kind, shape of the output for one image, params, macs
+    exits     : [{"position", "row", "weight"}], shallow to deep.  Several end in a row of kind "weighted_sum"
+    """
+    graph = _Tracer().trace(network)
+    modules, names, rows = dict(network.named_modules()), {}, []
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            names[node] = IMAGE
+        elif node.op == "output":
+            outputs = list(fx.node.map_arg(node.args[0], lambda n: names[n]) if isinstance(node.args[0], list | tuple)
+                           else [names[node.args[0]]])
+        else:
+            module = modules.get(node.target) if node.op == "call_module" else None
+            what = type(module).__name__ if module is not None else getattr(node.target, "__name__", node.target)
+            if what in PASSED:
+                names[node] = names[node.args[0]]
+                continue
+            if what not in KIND_OF:
+                raise Refusal(f"{what} of this network has no row in the layer table: add its kind to KINDS")
+            kind = KIND_OF[what]
+            scope = node.target if module is not None else f"{_scope(node)}.{kind}"
+            # That a function was called as its kind computes it (axes, numbers) is left to the comparison of logits.
+            names[node] = _new(scope, rows)
+            rows.append({"name": names[node], "kind": kind, "inputs": [names[n] for n in node.all_input_nodes],
+                         **KINDS[kind].fields(module)})
+    exits = [{"position": p, "row": row, "weight": float(w)}
+             for p, row, w in zip(positions, outputs, votes, strict=True)]
+    if len(exits) > 1:
+        weights = [e["weight"] for e in exits]
+        rows.append({"name": LOGITS, "kind": "weighted_sum", "inputs": outputs, "weights": weights})
+    return _costed(rows, exits, channels, size), exits
+
+
+def _scope(node):
+    """Name of the module whose forward calls a function."""
+    return [*node.meta["nn_module_stack"]][-1]
+
+
+def _new(name, rows):
+    """`name`, with a number where a row has it already: an activation may serve twice."""
+    taken = {row["name"] for row in rows}
+    return next(n for n in (name, *(f"{name}_{i}" for i in range(2, len(rows) + 3))) if n not in taken)
+
+
+@torch.no_grad()
+def _costed(rows, exits, channels, size):
+    """The rows with shape, params and macs, of one image."""
+    try:
+        subnet = Subnet({"layers": rows, "exits": exits}).eval()
+        shapes = {name: list(value.shape[1:]) for name, value in subnet.values(torch.zeros(1, channels, size, size))}
+    except (TypeError, RuntimeError) as error:
+        raise Refusal(f"the layer table does not compute this network ({str(error).splitlines()[0]}): correct the "
+                      "kinds of its operations in KINDS") from None
+    costed = []
+    for row in rows:
+        step, shape = subnet.steps[row["name"]], shapes[row["name"]]
+        params = sum(p.numel() for p in step.parameters()) if isinstance(step, nn.Module) else 0
+        macs = step.weight[0].numel() * int(np.prod(shape)) if row["kind"] in ("conv", "linear") else 0
+        costed.append(row | {"shape": shape, "params": params, "macs": macs})
+    return costed
+
+
+class Subnet(nn.Module):
+    """A network built from its layer table: images (B, C, R, R), normalised -> logits (B, K).
+
+    card : what subnet.json holds.  The weights have the names they had in the network that was exported
+    """
+
+    def __init__(self, card):
+        super().__init__()
+        self.card, self.steps, self.last_use = card, {}, {}
+        for row in card["layers"]:
+            self.steps[row["name"]] = step = KINDS[row["kind"]].build(row)
+            self.last_use |= dict.fromkeys(row["inputs"], row["name"])
+            if isinstance(step, nn.Module):
+                *path, name = row["name"].split(".")
+                parent = self
+                for part in path:
+                    if part not in parent._modules:
+                        parent.add_module(part, nn.Module())
+                    parent = parent._modules[part]
+                parent.add_module(name, step)
+
+    def values(self, x):
+        """Compute row by row: iterator of (name, value).  Whoever stops asking stops the network."""
+        kept = {IMAGE: x}
+        for row in self.card["layers"]:
+            name = row["name"]
+            kept[name] = self.steps[name](*(kept[i] for i in row["inputs"]))
+            yield name, kept[name]
+            for used in set(row["inputs"]):
+                if self.last_use[used] == name:
+                    del kept[used]
+
+    def forward(self, x):
+        for _, value in self.values(x):
+            logits = value
+        return logits
+
+    def exit_logits(self, x):
+        """Logits of every exit, shallow to deep: list of (B, K)."""
+        rows = [e["row"] for e in self.card["exits"]]
+        return [value for name, value in self.values(x) if name in rows]
+
+
+def load_subnet(folder):
+    """The network of an export as an ordinary module in evaluation mode, on the CPU; `.card` is its subnet.json."""
+    card = read_card(folder)
+    try:
+        subnet = Subnet(card)
+        subnet.load_state_dict(runs.load_weights(Path(folder) / "subnet.safetensors"))
+    except (KeyError, TypeError, RuntimeError):
+        raise Refusal(f"table and weights in {folder} do not fit together: export the network again") from None
+    return subnet.to(memory_format=torch.channels_last).eval()
+
+
+def read_card(folder):
+    """What subnet.json of an export says, a dict."""
+    path = Path(folder) / "subnet.json"
+    if not path.exists():
+        raise Refusal(f"{folder} is no export, it has no subnet.json: give a folder that nat_lib.export wrote")
+    card = runs.read_json(path)
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise Refusal(f"{path} is damaged or of another version of the kit: export the network again")
+    return card
+
+
+# ------------------------------------------------------------------------------------------------ stopping early
+
+class Early(NamedTuple):
+    """When a network with several exits stops, chosen on the validation split.
+
+    threshold : the running vote leaves at the first exit where its largest softmax probability is at least this; above
+                1 no image leaves before the last exit
+    val_top1, full_val_top1 : percent right of the images as they leave, and of the vote of all exits
+    shares    : of the images, that leave at each exit;  macs : of leaving there;  mean_macs : over the images
+    """
+
+    threshold: float
+    val_top1: float
+    full_val_top1: float
+    shares: list
+    macs: list
+    mean_macs: float
+
+
+def running_votes(logits, votes):
+    """The answer after each exit: (E, N, K) logits of the exits -> (E, N, K), sum_{j<=i} w_j z_j / sum_{j<=i} w_j."""
+    w = torch.tensor(votes, dtype=torch.float32)
+    return (w[:, None, None] * logits).cumsum(0) / w.cumsum(0)[:, None, None]
+
+
+def confidences(logits, votes):
+    """(E, N) largest softmax probability of the running vote, and (E, N) the class that has it."""
+    return tuple(running_votes(logits, votes).softmax(2).max(2))
+
+
+def leaves_at(confidence, threshold):
+    """(N,) index of the exit where each image leaves, of (E, N) confidences; the last answers in any case."""
+    sure = confidence >= threshold
+    sure[-1] = True
+    return sure.byte().argmax(0)
+
+
+def choose_threshold(logits, labels, votes, macs, slack=SLACK):
+    """The threshold of fewest mean MACs whose top-1 is at most `slack` points below that of all exits: `Early`.
+
+    logits : (E, N, K) of the exits on the validation split;  labels : (N,);  macs : (E,) of leaving at each exit
+
+    Between two neighbouring confidences no threshold differs from another, so all that differ are counted; the one in
+    the middle is taken.  An image is still inside behind exit e as long as its largest confidence so far is below the
+    threshold: counts of sorted numbers say how many are, and how many of those that leave are right.
+    """
+    confidence, chosen = confidences(logits, votes)
+    right, highest = (chosen == labels).numpy(), confidence.cummax(0).values.numpy()
+    n_exits, n = right.shape
+    ends = np.unique(np.append(highest[:-1], np.float32(2)))  # every threshold in (previous, this] does the same
+    inside, hits = np.full(len(ends), n), 0
+    before, shares = np.full(n, -np.inf), []
+    for e in range(n_exits):
+        after = highest[e] if e < n_exits - 1 else np.full(n, np.inf)
+        still, (came, stay) = _below(after, ends), (_below(v[right[e]], ends) for v in (before, after))
+        hits = hits + came - stay
+        shares.append((inside - still) / n)
+        inside, before = still, after
+    mean_macs = np.array(macs, float) @ np.array(shares)
+    full = right[-1].sum()
+    allowed = np.flatnonzero(hits >= full - slack / 100 * n - 1e-9)
+    best = allowed[np.lexsort((-allowed, -hits[allowed], mean_macs[allowed]))[0]]
+    low, high = ends[best - 1] if best else np.float32(0), ends[best]
+    middle = (low + high) / np.float32(2)  # rounding must not carry it out of the interval
+    threshold = float(middle if low < middle <= high else high)
+    return Early(threshold, 100.0 * float(hits[best]) / n, 100.0 * float(full) / n, [float(s[best]) for s in shares],
+                 list(map(int, macs)), float(mean_macs[best]))
+
+
+def _below(values, ends):
+    """How many of the values are below each end."""
+    return np.searchsorted(np.sort(values), ends)
+
+
+@torch.no_grad()
+def answer_early(subnet, x, threshold=None):
+    """((1, K) probabilities, position of the exit that gave them) of one image (1, C, R, R).
+
+    subnet    : from `load_subnet`, with several exits: stages behind the answering exit are not computed
+    threshold : None: the one of the export
+    """
+    exits = {e["row"]: e for e in subnet.card["exits"]}
+    if len(exits) < 2 or len(x) != 1:
+        raise Refusal(f"{len(exits)} exits and {len(x)} images: stopping early takes several exits and one image")
+    threshold = subnet.card["early"]["threshold"] if threshold is None else threshold
+    vote, weight = 0, 0.0
+    for name, value in subnet.values(x):
+        if name in exits:
+            vote, weight = vote + exits[name]["weight"] * value, weight + exits[name]["weight"]
+            probabilities = (vote / weight).softmax(1)
+            if probabilities.max() >= threshold or name == [*exits][-1]:
+                return probabilities, exits[name]["position"]
+
+
+def _macs_until(card):
+    """MACs of leaving at each exit: all rows up to it."""
+    rows = [row["name"] for row in card["layers"]]
+    total = np.cumsum([row["macs"] for row in card["layers"]])
+    return [int(total[rows.index(e["row"])]) for e in card["exits"]]
+
+
+# ------------------------------------------------------------------------------------------------ ONNX
+
+def onnx_packages():
+    """(onnx, onnxruntime), or None where the extra `export` is not installed."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError:
+        return None
+    return onnx, onnxruntime
+
+
+def onnx_model(card, state, early=False):
+    """The table as an ONNX model: input "image" (batch, C, R, R), output "logits" (batch, K).
+
+    state : the weights by name
+    early : one image; outputs "probabilities" (1, K) and "exit", the position that gave them.  Behind every exit but
+            the last an If returns, or computes the next stage
+    """
+    import onnx
+
+    helper, numpy_helper, spec = onnx.helper, onnx.numpy_helper, card["input"]
+    constants = {k: v.detach().numpy() for k, v in state.items() if k.rpartition(".")[2] in TENSORS}
+    rows, last = card["layers"], card["layers"][-1]["name"]
+    image = helper.make_tensor_value_info(IMAGE, onnx.TensorProto.FLOAT, [
+        1 if early else "batch", spec["channels"], spec["size"], spec["size"]])
+    if early:
+        constants["threshold"] = np.array(card["early"]["threshold"], np.float32)
+        nodes, outputs = _until(card, 0, [row for row in rows if row["name"] != LOGITS], constants, onnx)
+    else:
+        nodes = [node for row in rows for node in _nodes(row, constants, helper)]
+        if last != LOGITS:
+            nodes.append(helper.make_node("Identity", [last], [LOGITS]))
+        outputs = [helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, ["batch", spec["n_classes"]])]
+    graph = helper.make_graph(nodes, "subnet", [image], outputs, [
+        numpy_helper.from_array(np.ascontiguousarray(value), key) for key, value in constants.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR,
+                              producer_name="nat-kit")
+    helper.set_model_props(model, {key: text for key, text in {
+        "size": str(spec["size"]), "mean": str(spec["mean"]), "std": str(spec["std"]),
+        "exits": str([e["position"] for e in card["exits"]]), "votes": str([e["weight"] for e in card["exits"]]),
+        "threshold": repr(card["early"]["threshold"]) if early else None}.items() if text})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _nodes(row, constants, helper):
+    """ONNX nodes of one row; what they need besides joins the constants."""
+    name, inputs, kind = row["name"], list(row["inputs"]), KINDS[row["kind"]]
+    if row["kind"] == "swish":  # x * sigmoid(x): an operator of its own only in newer versions of ONNX
+        return [helper.make_node("Sigmoid", inputs, [f"{name}/gate"]),
+                helper.make_node("Mul", [*inputs, f"{name}/gate"], [name])]
+    if row["kind"] == "weighted_sum":
+        scaled = []
+        for i, (value, weight) in enumerate(zip(inputs, row["weights"], strict=True)):
+            constants[f"{name}/weight_{i}"] = np.array(weight, np.float32)
+            scaled.append(helper.make_node("Mul", [value, f"{name}/weight_{i}"], [f"{name}/{i}"]))
+        return [*scaled, helper.make_node("Sum", [n.output[0] for n in scaled], [name])]
+    tensors = [f"{name}.{t}" for t in TENSORS if f"{name}.{t}" in constants]
+    return [helper.make_node(kind.op, inputs + tensors, [name], name, **kind.attributes(row))]
+
+
+def _until(card, i, rows, constants, onnx):
+    """(nodes, outputs) of the graph that computes exit i from the rows left, and answers or goes on."""
+    helper, exits = onnx.helper, card["exits"]
+    at = [row["name"] for row in rows].index(exits[i]["row"]) + 1
+    total = sum(e["weight"] for e in exits[:i + 1])
+    vote = {"name": f"vote_{i}", "kind": "weighted_sum", "inputs": [e["row"] for e in exits[:i + 1]],
+            "weights": [e["weight"] / total for e in exits[:i + 1]]}
+    constants[f"position_{i}"] = np.array([exits[i]["position"]], np.int64)
+    nodes = [node for row in (*rows[:at], vote) for node in _nodes(row, constants, helper)]
+    nodes.append(helper.make_node("Softmax", [f"vote_{i}"], [f"softmax_{i}"], axis=1))
+
+    def outputs(names):
+        return [helper.make_tensor_value_info(names[0], onnx.TensorProto.FLOAT, [1, card["input"]["n_classes"]]),
+                helper.make_tensor_value_info(names[1], onnx.TensorProto.INT64, [1])]
+
+    def answer(names):
+        return [helper.make_node("Identity", [f"softmax_{i}"], [names[0]]),
+                helper.make_node("Identity", [f"position_{i}"], [names[1]])]
+
+    mine = ("probabilities", "exit") if i == 0 else (f"probabilities_{i}", f"exit_{i}")
+    if i == len(exits) - 1:
+        return nodes + answer(mine), outputs(mine)
+    stop = f"probabilities_stop_{i}", f"exit_stop_{i}"
+    more, goes_on = _until(card, i + 1, rows[at:], constants, onnx)
+    nodes += [helper.make_node("ReduceMax", [f"softmax_{i}"], [f"sure_{i}"], keepdims=0),
+              helper.make_node("GreaterOrEqual", [f"sure_{i}", "threshold"], [f"leave_{i}"]),
+              helper.make_node("If", [f"leave_{i}"], list(mine),
+                               then_branch=helper.make_graph(answer(stop), f"leave at exit {i}", [], outputs(stop)),
+                               else_branch=helper.make_graph(more, f"go on behind exit {i}", [], goes_on))]
+    return nodes, outputs(mine)
+
+
+# ------------------------------------------------------------------------------------------------ writing and checking
+
+class Source(NamedTuple):
+    """A network and what is known of it, ready to be exported.
+
+    network  : in evaluation mode, on the CPU: images -> logits or list of logits;  votes, positions : of its exits
+    data, size : `data.Data` that it was made for; pixels of its images
+    parts    : DataFrame of its parts for a reader, as `cost.layers` or `backbones.parts` has them
+    numbers  : {"val_top1": percent or None, "test_top1": ..., "test_top5", "macs_tp"}
+    latency  : {"ms", "device", "threads"} of one image, or None
+    training : one paragraph;  origin : what subnet.json records of the cell;  seen : was it trained on the validation
+               images too?
+    """
+
+    network: nn.Module
+    votes: tuple
+    positions: tuple
+    data: object
+    size: int
+    parts: object
+    numbers: dict
+    latency: dict | None
+    training: str
+    origin: dict
+    seen: bool = False
+
+
+def write(source, folder):
+    """Export a `Source`: folder with subnet.json, .safetensors, .pt2, .onnx, README.md, each checked by loading it.
+
+    returns : {"folder", "files", "checks": {format: largest difference of a logit; None: not written}, "early": `Early`
+              as a dict or None}.  With several exits there is a further check, "early", of probabilities
+    """
+    data, network = source.data, source.network.eval()
+    batches = _trial(data, source.size)
+    wanted, rounding = _answers(network, batches, source.votes)
+    rows, exits = layer_table(network, source.votes, source.positions, data.channels, source.size)
+    card = _card(source, rows, exits)
+    with _replacing(Path(folder)) as new:
+        outputs = None
+        if len(exits) > 1:
+            from nat_lib.aep import exit_outputs
+
+            outputs = exit_outputs(network, data.eval_batches("val", source.size, BATCH))
+            early = choose_threshold(*outputs, source.votes, _macs_until(card))
+            card["early"] = early._asdict() | {"slack": SLACK, "trained_on_these_images": source.seen}
+        state = network.state_dict()
+        runs.write_json(new / "subnet.json", card)
+        runs.save_weights(new / "subnet.safetensors", state)
+        subnet = load_subnet(new)
+        runs.write_bytes(new / "subnet.pt2", _exported(subnet, batches[0]))
+        found = {"safetensors": _differences(subnet, batches, wanted),
+                 "pt2": _differences(torch.export.load(new / "subnet.pt2").module(), batches, wanted), "onnx": None}
+        if packages := onnx_packages():
+            path = new / "subnet.onnx"
+            runs.write_bytes(path, onnx_model(card, state).SerializeToString())
+            run = _session(packages, path)
+            found["onnx"] = _differences(lambda x: torch.from_numpy(run(x)[0]), batches, wanted)
+        checks = {name: _accepted(name, differences, wanted, rounding) for name, differences in found.items()}
+        if outputs:
+            checks["early"] = None
+        if outputs and packages:
+            path = new / "subnet_early.onnx"
+            runs.write_bytes(path, onnx_model(card, state, early=True).SerializeToString())
+            difference = _compare_early(subnet, _session(packages, path), outputs, data, card)
+            checks["early"] = _accepted("early", [difference], [torch.ones(1)], rounding[1:])
+        runs.write_text(new / "README.md", _readme(card, checks, max(rounding)))
+    return {"folder": str(folder), "files": sorted(p.name for p in Path(folder).iterdir()), "checks": checks,
+            "early": card["early"]}
+
+
+def _card(source, rows, exits):
+    data = source.data
+    return runs.plain({
+        "format": FORMAT, "origin": source.origin, "training": source.training,
+        "input": {"channels": data.channels, "size": source.size, "mean": data.mean[:data.channels],
+                  "std": data.std[:data.channels], "resize": data.spec.evaluate, "n_classes": data.n_classes},
+        "classes": data.classes,
+        "costs": {key: sum(row[key] for row in rows) for key in ("params", "macs")}
+                 | {"macs_tp": source.numbers["macs_tp"]},
+        "numbers": {key: _with_error(source.numbers[key], len(data.rows[key.partition("_")[0]]))
+                    for key in ("val_top1", "test_top1", "test_top5")},
+        "latency": source.latency, "exits": exits, "early": None, "parts": source.parts.to_dict("records"),
+        "layers": rows})
+
+
+def _with_error(percent, n_images):
+    """{"value", "se", "images"}: the standard error is that of so many images, without run-to-run spread."""
+    if percent is None:
+        return None
+    share = percent / 100
+    return {"value": percent, "se": 100 * float(np.sqrt(share * (1 - share) / n_images)), "images": n_images}
+
+
+def _trial(data, size):
+    """What the formats are compared on: [noise in the range of pixels, validation images], normalised."""
+    noise = torch.rand(8, data.channels, size, size, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(v[:data.channels])[:, None, None] for v in (data.mean, data.std))
+    images, _ = next(iter(data.eval_batches("val", size, CHECKED)))
+    return [x.float().contiguous(memory_format=torch.channels_last) for x in ((noise - mean) / std, images)]
+
+
+@torch.no_grad()
+def _answers(network, batches, votes):
+    """(logits of each batch, the most that rounding to float32 changes in them: the network again in float64)."""
+    precise = copy.deepcopy(network).double()
+    wanted = [_vote(network(x), votes) for x in batches]
+    return wanted, [(_vote(precise(x.double()), votes) - w).abs().max().item()
+                    for x, w in zip(batches, wanted, strict=True)]
+
+
+def _vote(out, votes):
+    return sum(w * o for w, o in zip(votes, out, strict=True)) if isinstance(out, list) else votes[0] * out
+
+
+@torch.no_grad()
+def _differences(compute, batches, wanted):
+    """The largest difference of a logit in each batch, computed at once and with one image alone."""
+    return [max((compute(part) - want[:len(part)]).abs().max().item() for part in (x, x[:1]))
+            for x, want in zip(batches, wanted, strict=True)]
+
+
+def _accepted(name, differences, wanted, rounding):
+    """The largest of the differences; a Refusal if one of them is more than another order of additions explains."""
+    if differences is None:
+        return None
+    for difference, want, own in zip(differences, wanted, rounding, strict=True):
+        scale = max(1.0, want.abs().max().item())
+        if not difference <= max(TOLERANCE[name] * scale, ROUNDING * own):  # also what is not a number
+            raise Refusal(f"the {name} form of this network differs from it by {difference:.2g} (logits up to "
+                          f"{scale:.2g}): nothing was exported; try other versions of torch, onnx and onnxruntime")
+    return max(differences)
+
+
+def _exported(subnet, x):
+    """Bytes of the torch.export archive, for any number of images."""
+    program = torch.export.export(subnet, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No complete tensor")  # channels-last weights: on a CPU nothing is lost
+        torch.export.save(program, file)
+    return file.getvalue()
+
+
+def _session(packages, path):
+    """images -> list of outputs of an ONNX file."""
+    _, onnxruntime = packages
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {IMAGE: x.contiguous().numpy()})
+
+
+def _compare_early(subnet, run, outputs, data, card):
+    """The largest difference of a probability between ONNX and PyTorch, over images that leave at every exit."""
+    threshold = card["early"]["threshold"]
+    confidence, _ = confidences(outputs.logits, [e["weight"] for e in card["exits"]])
+    leaves = leaves_at(confidence, threshold)
+    clear = ((confidence[:-1] - threshold).abs() > MARGIN).all(0)
+    some = [i for e in range(len(confidence)) for i in torch.nonzero(clear & (leaves == e))[:8, 0].tolist()]
+    wanted, worst = set(some), 0.0
+    images = (x[None] for batch, _ in data.eval_batches("val", card["input"]["size"], BATCH) for x in batch)
+    for i, x in enumerate(images):
+        if i in wanted:
+            (theirs, position), (ours, expected) = run(x), answer_early(subnet, x)
+            if position[0] != expected or expected != card["exits"][leaves[i]]["position"]:
+                return float("inf")
+            worst = max(worst, float(np.abs(theirs - ours.numpy()).max()))
+    return worst
+
+
+@contextmanager
+def _replacing(folder):
+    """Yield a new folder beside `folder`, which takes its place when the body succeeds; else nothing is left of it.
+
+    An export may be replaced, anything else is refused.  The parent's lock keeps out another export meanwhile, so what
+    a killed one has left can go.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.exists() and not (_is_export(folder) or (folder.is_dir() and not any(folder.iterdir()))):
+        raise Refusal(f"{folder} is there and is no export: choose another folder")
+    new, old = (folder.with_name(f".tmp-{what}-{folder.name}") for what in ("new", "old"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        parent = os.open(folder.parent, os.O_RDONLY)
+    except OSError as error:
+        raise Refusal(f"cannot write {folder}: {error.strerror}. Choose another folder") from error
+    try:
+        fcntl.flock(parent, fcntl.LOCK_EX)
+        _clear(folder, new, old)
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        os.fsync(parent)
+    finally:
+        _clear(folder, new, old)
+        os.close(parent)  # and with it the lock
+
+
+def _clear(folder, new, old):
+    """Leave `folder` alone: as it was before, if it was already moved away and nothing has come in its place."""
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_export(folder):
+    try:
+        return bool(read_card(folder))
+    except Refusal:
+        return False
+
+
+# ------------------------------------------------------------------------------------------------ the model card
+
+def _readme(card, checks, rounding):
+    spec, origin, early = card["input"], card["origin"], card["early"]
+    several = len(card["exits"]) > 1
+    mean, std = (", ".join(f"{v:.4g}" for v in spec[key]) for key in ("mean", "std"))
+    blocks = [
+        f"# {origin['title']}",
+        f"Image classifier, {card['costs']['params']:,} parameters, {card['costs']['macs']:,} multiply-accumulates "
+        f"per image, exported by nat-kit from `{origin['study']}/{origin['name']}`. *Profile: {origin['profile']}.*"
+        + (" A smoke run proves the path, not the claim: do not use its accuracy." * (origin["profile"] == "smoke")),
+        "## Input and output",
+        f"Input: float32 (batch, {spec['channels']}, {spec['size']}, {spec['size']}), pixels 0..1, then "
+        f"(pixel - mean) / std per channel, mean {mean}, std {std}. Images were resized by `{spec['resize']}` "
+        "(see `nat_lib.data.Transform`).\n"
+        f"Output: logits (batch, {spec['n_classes']}) of the classes " + _some(card["classes"]) + "."
+        + (" They are the weighted sum of " + ", ".join(
+            f"{e['weight']:.4g} x exit {e['position']}" for e in card["exits"]) + "." if several else ""),
+        "## Data and training", card["training"],
+        "## Numbers", _numbers(card),
+        "## Loading", _loading(card, checks),
+    ]
+    if several:
+        blocks += ["## Stopping early", _stopping(card, early, checks)]
+    blocks += [
+        "## Checks",
+        "Every file was loaded again and compared with the network it was made of, on random images and on validation "
+        "images; the largest differences of a logit (early: of a probability):\n\n"
+        + "\n".join(f"- {name}: " + ("not written, the extra `export` is not installed" if d is None else f"{d:.2g}")
+                    for name, d in checks.items())
+        + f"\n\nRounding to float32 alone changes the network's own logits on these images by up to {rounding:.2g}.",
+        "## Licence",
+        "The kit that made this network is under the MIT licence. That does not cover the data it was trained on "
+        f"(`{origin['dataset']}`): its terms are its owners', and may restrict the use of these weights."]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _some(classes):
+    shown = ", ".join(f"`{c}`" for c in classes[:12])
+    return shown + (f", ... ({len(classes)} in all, see `subnet.json`)" if len(classes) > 12 else "")
+
+
+def _numbers(card):
+    lines = ["| number | value |", "| --- | --- |"]
+    for key, name in (("val_top1", "top-1, validation"), ("test_top1", "top-1, test"), ("test_top5", "top-5, test")):
+        n = card["numbers"][key]
+        lines.append(f"| {name} | " + (f"{n['value']:.2f} +- {n['se']:.2f} % ({n['images']} images)" if n
+                                       else "not known") + " |")
+    lines += [f"| {name} | {card['costs'][key]:,} |" for key, name in (
+        ("params", "parameters"), ("macs", "multiply-accumulates"), ("macs_tp", "the same, counted as in the thesis"))]
+    t = card["latency"]
+    lines.append("| latency, one image | " + (
+        f"{t['ms']:.2f} ms, measured with PyTorch on {t['device']}, threads: {t['threads']}" if t else "not measured")
+        + " |")
+    return "\n".join(lines) + ("\n\nThe uncertainty is the standard error that so many images leave; another training "
+                               "run would differ by more.")
+
+
+def _loading(card, checks):
+    spec = card["input"]
+    forms = [
+        ("`subnet.json` and `subnet.safetensors`: an ordinary `torch.nn.Module`, to go on with; needs the kit.",
+         'from nat_lib.export import load_subnet\nnet = load_subnet(".")\nlogits = net(images)'),
+        ("`subnet.pt2`: needs PyTorch alone.",
+         'import torch\nnet = torch.export.load("subnet.pt2").module()\nlogits = net(images)')]
+    if checks["onnx"] is not None:
+        forms.append(("`subnet.onnx`: needs ONNX Runtime alone.",
+                      'import onnxruntime\nnet = onnxruntime.InferenceSession("subnet.onnx")\n'
+                      f'logits = net.run(None, {{"{IMAGE}": images.numpy()}})[0]'))
+    return "\n\n".join([
+        f"With `images = torch.zeros(1, {spec['channels']}, {spec['size']}, {spec['size']})`, or real ones:",
+        *(f"{said}\n\n```python\n{lines}\n```" for said, lines in forms)])
+
+
+def _stopping(card, early, checks):
+    shares = ", ".join(f"{100 * s:.1f} % at exit {e['position']}"
+                       for s, e in zip(early["shares"], card["exits"], strict=True))
+    text = [
+        "After each exit the weighted vote of the exits so far becomes a softmax; when its largest probability reaches "
+        f"{early['threshold']:.6g}, the network answers and computes no further stage. The threshold is the one of "
+        f"fewest mean multiply-accumulates that costs at most {early['slack']} points of top-1 on the validation "
+        f"split. There it has top-1 {early['val_top1']:.2f} % (all exits: {early['full_val_top1']:.2f} %), {shares} "
+        f"leave, and an image takes {early['mean_macs']:,.0f} of {early['macs'][-1]:,} multiply-accumulates (mean)."]
+    if early["trained_on_these_images"]:
+        text.append("The final training included the validation images, so these shares and percentages are those of "
+                    "images the network has seen: expect it to leave later, and to be right less often, on new ones.")
+    text.append('```python\nfrom nat_lib.export import answer_early, load_subnet\nnet = load_subnet(".")\n'
+                "probabilities, exit = answer_early(net, images[:1])\n```")
+    if checks["early"] is not None:
+        text.append("`subnet_early.onnx` is the same rule as true branches of ONNX: input `image`, one image; outputs "
+                    "`probabilities` and `exit`. Its metadata hold the threshold.\n\n```python\nimport onnxruntime\n"
+                    'net = onnxruntime.InferenceSession("subnet_early.onnx")\n'
+                    f'probabilities, exit = net.run(None, {{"{IMAGE}": images[:1].numpy()}})\n```')
+    return "\n\n".join(text)
+
+
+# ------------------------------------------------------------------------------------------------ from finished cells
+
+def from_search(cell, code, folder, data=None):
+    """Export a subnet of a finished search with the weights that the search left; returns what `write` does.
+
+    cell : its folder;  code : genotype as in archive.csv, "0 1 4 ...".  Batch norms are recalibrated as for scoring
+    data : `data.Data` that was searched on; None: `find_data(cell)`
+    """
+    import pandas as pd
+
+    from nat_lib import adapt, cost, nat
+    from nat_lib.arch import Space
+    from nat_lib.evaluate import recalibrate
+
+    cell = finished(cell, SEARCH)
+    p, report, space = cell.params, cell.report(), Space.from_dict(cell.params["space"])
+    x, arch = _decoded(space, code)
+    data = _same(cell, data) if data else find_data(cell)
+    nets = adapt.Supernets(space, p["n_classes"])
+    nets.load_state_dict(runs.load_weights(cell.path("supernets.safetensors")))
+    network = recalibrate(nets.extract(arch), data.calibration_batches(arch.resolution))
+    subnets, archive = (pd.read_csv(cell.path(f"{name}.csv")) for name in ("subnets", "archive"))
+    same = _rows(space, subnets, x)
+    scored = _rows(space, archive[archive.iteration == archive.iteration.max()], x)
+    row = same.iloc[0].to_dict() if len(same) else {}
+    macs_tp = int(cost.count([arch], space, p["n_classes"]).macs_tp.iloc[0])
+    numbers = {**{key: row.get(key) for key in ("test_top1", "test_top5")}, "macs_tp": macs_tp,
+               "val_top1": 100 - scored.error.iloc[0] if len(scored) else None}
+    latency = {"ms": row["latency_ms"], "device": report["device"], "threads": report["threads"]} if row else None
+    origin = _origin(cell, f"{p['supernet']} subnet for {p['dataset']}", arch=arch, space=space, code=nat.code(x))
+    training = (
+        f"{_found(space, arch, p)}. Its weights are those of the supernet after the search; its batch norms were "
+        f"recalibrated on {data.calibration[0]} training images.")
+    return write(Source(
+        network, (1.0,), (arch.exit,), data, arch.resolution, cost.layers(arch, space, p["n_classes"]), numbers,
+        latency, training, origin), folder)
+
+
+def from_post(cell, folder, data=None):
+    """Export the final network of a finished post-processing cell, with its exits; returns what `write` does.
+
+    data : `data.Data` that it was trained on; None: `find_data(cell)`
+    """
+    from nat_lib import cost, finetune
+    from nat_lib.arch import Space
+    from nat_lib.supernet import Network
+
+    cell = finished(cell, POST)
+    p, report = cell.params, cell.report()
+    search = finished(_outputs(cell) / SEARCH / PurePosixPath(cell.name).parent, SEARCH)
+    if search.hash != p["search"]:
+        raise Refusal(f"{cell.folder} belongs to another search than {search.folder}: run notebook 05 again")
+    space, n_classes = Space.from_dict(search.params["space"]), search.params["n_classes"]
+    arch = _decoded(space, p["code"])[1]
+    data = _same(cell, data) if data else find_data(cell)
+    exits, _, votes = finetune.attached(space, arch, p["method"], p["weights"])
+    network = Network(space, arch, n_classes, exits)
+    network.load_state_dict(runs.load_weights(cell.path("network.safetensors")))
+    network = network.to(memory_format=torch.channels_last)
+    metrics, final = report["metrics"], p["budget"]["final"]
+    original, known = metrics["original"] or {}, search.report()
+    # Fine-tuning changes no layer; exits attached again do, and their latency was not measured.
+    timed = len(exits) == 1 and original.get("latency_ms") is not None
+    latency = timed and {"ms": original["latency_ms"], "device": known["device"], "threads": known["threads"]}
+    numbers = {**{key: metrics["after"].get(key) for key in ("val_top1", "test_top1", "test_top5")},
+               "macs_tp": metrics["macs_tp"]}
+    origin = _origin(cell, f"{p['supernet']} subnet for {p['dataset']}, fine-tuned", arch=arch, space=space,
+                     code=p["code"])
+    training = (
+        f"{_found(space, arch, p)}, then fine-tuned: method `{p['method']}`, {p['optimizer']}, learning rate "
+        f"{p['lr']:g}" + (f", exit weights {p['weights']}" if p["weights"] else "")
+        + f", {metrics['best_epoch']} epochs on {final.replace('+', ' and ')}. The validation top-1 below is that of "
+        "the first stage, which trained on train alone.")
+    return write(Source(
+        network.eval(), votes, exits, data, arch.resolution, cost.layers(arch, space, n_classes, exits), numbers,
+        latency or None, training, origin, seen="val" in final), folder)
+
+
+def from_aep(cell, folder, pruned=True, data=None):
+    """Export the network of a finished cell of the AEP study; returns what `write` does.
+
+    pruned : its best subset of exits; False: all of them.  A single-exit baseline has nothing to prune
+    data   : `data.Data` that it was trained on; None: `find_data(cell)`
+    """
+    from nat_lib import aep, backbones
+    from nat_lib.exits import exit_weights
+
+    cell = finished(cell, AEP)
+    p, metrics = cell.params, cell.report()["metrics"]
+    single = p["mode"] == aep.SINGLE
+    data = _same(cell, data) if data else find_data(cell)
+    with torch.random.fork_rng(devices=()):  # the weights that it starts with are of no interest
+        network = backbones.build(p["network"], p["n_classes"], single, p["channels"], hidden=p["hidden"])
+    network.load_state_dict(runs.load_weights(cell.path("best.safetensors")))
+    positions = network.positions
+    votes = (1.0,) if single else exit_weights(p["mode"], len(positions))[1]
+    numbers, kept = metrics, positions
+    if pruned and not single:
+        numbers, kept = metrics["pruned"], tuple(metrics["pruned"]["subset"])
+        network = backbones.extract(network, kept)
+        votes = tuple(votes[positions.index(i)] for i in kept)
+    network = network.to(memory_format=torch.channels_last)
+    training = (
+        f"{p['network']} of torchvision with an exit behind "
+        + ("its last stage" if single else
+           f"each of {len(positions)} stages, trained jointly with exit weights {p['mode']}")
+        + f", on `{p['dataset']}` ({_sizes(p)}), scenario {p['scenario']}, "
+        + (f"from weights of {p['pretrained_on']}" if p["pretrained_on"] else "from random weights")
+        + f", best of {metrics['epochs']} epochs, seed {p['seed']}."
+        + (f" Of its exits {', '.join(map(str, kept))} are kept: the subset that is best on validation."
+           if kept != positions else ""))
+    return write(Source(
+        network.eval(), votes, kept, data, p["image_size"], backbones.parts(network, p["image_size"], p["channels"]),
+        {key: numbers[key] for key in ("val_top1", "test_top1", "test_top5", "macs_tp")},
+        {key: numbers["latency"][key] for key in ("ms", "device", "threads")}, training,
+        _origin(cell, f"{p['network']} for {p['dataset']}")), folder)
+
+
+def finished(folder, study=None):
+    """The finished cell in a folder: `runs.Cell`; a Refusal if there is none, or it is of another study."""
+    folder = Path(os.path.abspath(folder))
+    if not (folder / "report.json").exists():
+        raise Refusal(f"{folder} holds no finished cell, it has no report.json: give the folder of one, such as "
+                      "outputs/smoke/natv2_phases/digits_turned/EE_D_p4_acc+macs_s0")
+    report = runs.read_json(folder / "report.json")
+    try:
+        cell = runs.Cell(folder, report["study"], report["name"], report["params"])
+    except (KeyError, TypeError):
+        cell = None
+    if cell is None or not cell.report():
+        raise Refusal(f"{folder}/report.json is damaged: delete the folder and run again, the cell is made anew")
+    if study not in (None, cell.study):
+        raise Refusal(f"{folder} is a cell of {cell.study}, not of {study}: use the function for that study")
+    return cell
+
+
+def recommended(cell):
+    """Genotype of the subnet to take home from a finished search (`runs.Cell`): of the returned ones the most accurate.
+
+    That is, the highest validation top-1; of equal ones the fewest MACs.
+    """
+    import pandas as pd
+
+    subnets = pd.read_csv(cell.path("subnets.csv")).query("returned")
+    return subnets.sort_values(["val_top1", "macs_tp"], ascending=[False, True], kind="stable").code.iloc[0]
+
+
+def find_data(cell, params=None):
+    """The data set of a finished cell (`runs.Cell`), on the CPU, checked to be the same images in the same split.
+
+    params : what it was run with, as `plan.load_params` has it; None: what the driver left beside the cell, else the
+             profile of the cell's name
+    """
+    told = []
+    for settings in [params] if params else _settings(cell):
+        try:
+            return _same(cell, _loaded(cell, settings | {"device": "cpu"}))
+        except Refusal as refusal:
+            told.append(str(refusal))
+    why = told[0] if told else "what it was run with is not recorded beside it"
+    raise Refusal(f"the images of {cell.name} were not found ({why}): say with --profile FILE and --set data_dir=DIR "
+                  "what it was run with, or give data=")
+
+
+def _settings(cell):
+    """The parameters that the cell may have been run with: those of the driver's jobs, then those of its profile."""
+    from nat_lib import plan
+
+    key, different = "aep_scenarios" if cell.study == AEP else "target", {}
+    for path in sorted(_outputs(cell).glob("jobs/*.params.json")):
+        params = runs.read_json(path)
+        params |= params.get("sizes", {})
+        if key in params and params.get("device"):
+            of_data = {k: v for k, v in params.items() if k.endswith(("_images", "_dir")) or k in (key, "dataset")}
+            different.setdefault(runs.hash_of(of_data), params)
+    yield from different.values()
+    with_profile = runs.ROOT / "params" / "profiles" / f"{cell.params['profile']}.yaml"
+    if with_profile.exists():
+        yield plan.load_params(cell.params["profile"], cell.study)
+
+
+def _loaded(cell, settings):
+    from nat_lib import aep, nat
+
+    if cell.study == AEP:
+        return aep.load_data(settings, cell.params["dataset"])
+    return nat.load_target(settings | {"target": cell.params["dataset"]})
+
+
+def _same(cell, data):
+    """`data`, on the CPU, if it is what the cell was made with."""
+    from nat_lib.shrink import identity
+
+    if runs.plain(identity(data)) != cell.params["data"]:
+        raise Refusal(f"{data.name} as loaded here is not that of {cell.name}, it has other images, another split or "
+                      "calibration: load it with the parameters of that run")
+    return data if data.device.type == "cpu" else data.to("cpu")
+
+
+def _outputs(cell):
+    """The outputs folder that a cell lies in."""
+    return cell.folder.parents[len(PurePosixPath(cell.name).parts)]
+
+
+def _origin(cell, title, **more):
+    report = cell.report()
+    return {"title": title, "study": cell.study, "name": cell.name, "hash": cell.hash,
+            **{key: cell.params[key] for key in ("dataset", "profile", "seed")},
+            **{key: report[key] for key in ("commit", "versions", "device", "threads")}, **more}
+
+
+def _decoded(space, code):
+    """(genotype (V,), Arch) of a genotype written as text."""
+    from nat_lib import nat
+
+    try:
+        X = nat.genotypes([code])
+    except ValueError:
+        raise Refusal(f"code {code!r} is no genotype: give {space.n_var} whole numbers with blanks between, as in "
+                      "archive.csv") from None
+    return X[0], space.decode(X)[0]
+
+
+def _rows(space, frame, x):
+    """The rows of a table whose code is the same subnet as the genotype x."""
+    from nat_lib import nat
+
+    return frame[(space.active(nat.genotypes(frame.code)) == space.active(x[None])).all(axis=1)]
+
+
+def _found(space, arch, p):
+    has = [what for what, there in (("early exits", space.early_exits), ("dense skips", space.dense),
+                                    ("parallel blocks", space.parallel)) if there]
+    return (f"A subnet of the supernet {space.name} (" + (", ".join(has) or "one exit, plain blocks")
+            + f") at width {arch.width:g}, found on `{p['dataset']}` ({_sizes(p)}) by a search of phase {p['phase']} "
+            f"for {p['objectives'].replace('+', ', ')} with seed {p['seed']}")
+
+
+def _sizes(p):
+    return ", ".join(f"{n:,} {part}" for part, n in p["data"]["sizes"].items()) + " images"
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+def main(argv=None):
+    """Export the network of a finished cell (search, post-processing or AEP study) into a folder.
+
+    python -m nat_lib.export outputs/smoke/natv2_phases/digits_turned/EE_D_p4_acc+macs_s0 my_subnet
+    """
+    from argparse import ArgumentParser
+
+    parser = ArgumentParser(prog="python -m nat_lib.export", description=main.__doc__.splitlines()[0])
+    parser.add_argument("cell", help="folder of the finished cell")
+    parser.add_argument("out", help="folder of the export; an earlier export there is replaced")
+    parser.add_argument("--code", help="of a search: genotype as in archive.csv; default: of the subnets that the "
+                                       "search returned the one with the highest validation top-1")
+    parser.add_argument("--all-exits", action="store_true", help="of the AEP study: do not prune")
+    parser.add_argument("--profile", help="with --set: what the cell was run with, if its data set is not found")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
+    given = parser.parse_args(argv)
+    try:
+        found = _from_cell(finished(given.cell), given)
+    except Refusal as refusal:
+        print(f"nat_lib.export: {refusal}", file=sys.stderr)
+        return 2
+    print(f"{found['folder']}: {', '.join(found['files'])}")
+    print("largest differences: " + ", ".join(
+        f"{name} {'not written' if d is None else f'{d:.2g}'}" for name, d in found["checks"].items()))
+    return 0
+
+
+def _from_cell(cell, given):
+    from nat_lib import plan
+
+    if cell.study not in STUDIES:
+        raise Refusal(f"{cell.folder} is a cell of {cell.study}: give one of {', '.join(STUDIES)}")
+    if given.code and cell.study != SEARCH:
+        raise Refusal(f"--code is for searches, and {cell.name} is a cell of {cell.study}: leave it out")
+    if given.all_exits and cell.study != AEP:
+        raise Refusal(f"--all-exits is for the AEP study, and {cell.name} is a cell of {cell.study}: leave it out")
+    params = None
+    if given.profile or given.set:
+        params = plan.load_params(given.profile or cell.params["profile"], cell.study, plan.assignments(given.set))
+    data = find_data(cell, params)
+    if cell.study == SEARCH:
+        return from_search(cell.folder, given.code or recommended(cell), given.out, data)
+    if cell.study == POST:
+        return from_post(cell.folder, given.out, data)
+    return from_aep(cell.folder, given.out, not given.all_exits, data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
