@@ -603,7 +603,8 @@ def quotes(claim, tree):
 def _effect(tree, store, copies):
     """{"margin", "low", "high"}: by how much the rule holds (negative: fails), and between where on 95 % of copies.
 
-    In the unit of the values. Of conditions that must all hold it is the smallest margin, of `any` the largest, of `abs(ours - printed) < t` what is left of t. A rule on labels alone has none.
+    In the unit of the values. Of conditions that must all hold it is the smallest margin, of `any` the largest, of
+    `abs(ours - printed) < t` what is left of t. A rule on labels alone has none.
     """
     size = _margin(tree, frozenset())
     value, *noisy = (size(_namespace(store, numbers)) for numbers in ([v.value for v in store.values],

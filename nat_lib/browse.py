@@ -1,0 +1,791 @@
+"""The Pareto browser: every subnet that the searches archived, as one table, a static figure and a widget over both.
+
+Pure functions first: `load` reads the finished searches and computes all that can be asked of a subnet, `select` picks
+rows, `figure` draws them. `Browser` is a layer of widgets on top: a slider picks rows of the table, no more.
+Units as everywhere in chapter 6: percent, millions of parameters and of MACs (the thesis's convention), milliseconds.
+"""
+
+import html
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import moocore
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from matplotlib.lines import Line2D
+
+from nat_lib import chapter6, claims, draw, export, latency, nat, report, results6, runs
+from nat_lib.arch import IRB, Space
+from nat_lib.cost import count
+from nat_lib.pareto import front, high_tradeoff, hypervolume
+from nat_lib.report import COLOURS, GREY, thesis_style
+from nat_lib.results6 import SEARCH, SUBNET
+from nat_lib.runs import Refusal
+
+AXES = {"val_top1": "validation top-1 (%)", "test_top1": "test top-1 (%)", "params": "parameters (M)",
+        "macs": "MACs (M)", "latency": "latency (ms)", "contribution": "hypervolume contribution (%)"}
+TOP1 = ("val_top1", "test_top1")
+OF_SEARCH = [*SEARCH, "folder", "n_classes", "n_val", "n_test", "last"]
+OF_SUBNET = ["iteration", "code", "val_top1", "test_top1", "params", "macs", "latency", "latency_from", "latency_iqr",
+             "resolution", "width", "exit", "born", "front", "knee", "contribution", "predicted", "measured"]
+KNOWN = ["code", "test_top1", "latency_ms", "latency_iqr"]
+DASHES = {1: (":", "dot"), 2: ("-.", "dashdot"), 3: ("--", "dash"), 4: ("-", "solid")}      # phases: matplotlib, plotly
+PINS, MANY = "ABCD", 3000       # names of pinned subnets; points from which the browser draws them with WebGL
+
+
+# ---------------------------------------------------------------------------------------------- the table
+
+def load(out):
+    """Every subnet in every archive of the finished searches under `out`: a row per search, iteration and subnet.
+
+    OF_SEARCH   : `folder` of the search's cell, sizes of its splits, its `last` iteration;  search: its number here
+    val_top1    : at the weights of that iteration;  test_top1: known of the last front only, else NaN
+    latency     : `latency_from` "search" (an objective), "table" (of blocks, if there is one) or "measured" (the last
+                  front; with latency_iqr); NaN and "" otherwise
+    front       : not dominated in its archive, in the objectives of its search;  knee: its rank among the subnets with
+                  a high trade-off, from 1, else 0
+    contribution: hypervolume that the front would lose with this subnet, in percent of the box below the search's
+                  reference point
+    predicted   : top-1 foreseen when it was proposed, and `measured` then; NaN in the first archive
+    post_top1   : test top-1 after the final post-processing that is best on validation, by `post_method`; NaN without
+    """
+    found = results6.searches(out)
+    if found.empty:
+        raise Refusal(f"{out} holds no finished search: run notebooks 02 and 04 first (./run_all.sh --only 02,04)")
+    parts = [_archive(folder, (folder / "report.json").stat().st_mtime_ns) for folder in found.folder]
+    posts = results6.final_posts(results6.posts(out)).drop_duplicates(SUBNET)       # the best on validation comes first
+    posts = posts.rename(columns={"test_top1": "post_top1", "method": "post_method"})
+    points = pd.concat(parts, ignore_index=True).merge(
+        posts[[*SUBNET, "post_top1", "post_method"]].astype({"phase": int, "seed": int, "post_top1": float}), "left",
+        SUBNET)
+    points.loc[points.iteration < points["last"], ["post_top1", "post_method"]] = np.nan
+    return points.assign(search=pd.factorize(points.folder)[0])
+
+
+@lru_cache(maxsize=512)
+def _archive(folder, _changed):
+    """The rows of one search; read again when its report has changed."""
+    told = runs.read_json(folder / "report.json")
+    p, metrics, space = told["params"], told["metrics"], space_of(folder)
+    try:
+        rows = pd.read_csv(folder / "archive.csv").reset_index(drop=True)
+        known = pd.read_csv(folder / "subnets.csv")[KNOWN].drop_duplicates("code")
+        proposed = pd.read_csv(folder / "candidates.csv")[["iteration", "code", "predicted", "error"]]
+        which, codes = pd.factorize(rows.code)
+        X = nat.genotypes(codes)
+        F = rows[["error", *p["objectives"].split("+")[1:]]].to_numpy(float)
+    except (OSError, ValueError, KeyError):
+        raise Refusal(f"{folder}: its tables are missing or damaged: delete it and run notebook 04 again") from None
+    known = known.set_index("code").reindex(codes)
+    costs = count(X, space, p["n_classes"]) / 1e6
+    speed, source = _latency(folder, space, p["n_classes"], X, known)
+    rows = rows.assign(
+        **{k: p[k] for k in SEARCH}, folder=folder, n_classes=p["n_classes"], n_val=p["data"]["sizes"]["val"],
+        n_test=metrics["n_test"], last=rows.iteration.max(), val_top1=100 - rows.error,
+        params=costs.params.to_numpy()[which], macs=costs.macs_tp.to_numpy()[which],
+        resolution=np.array(space.resolutions)[X[which, 0]], width=np.array(space.widths)[X[which, 1]],
+        exit=X[which, 2] + 1 if space.early_exits else space.n_stages,
+        test_top1=np.where(rows.iteration == rows.iteration.max(), known.test_top1.to_numpy()[which], np.nan),
+        latency_iqr=np.where(source == "measured", known.latency_iqr, np.nan)[which],
+        latency=rows.latency if "latency" in rows else speed[which],
+        latency_from="search" if "latency" in rows else source[which])
+    flags = np.zeros((3, len(rows)))
+    for _, at in rows.groupby("iteration").indices.items():
+        flags[:, at] = _flags(F[at], space.active(X)[which[at]], p, np.array(metrics["reference"]))
+    proposed = proposed.assign(predicted=100 - proposed.predicted, measured=100 - proposed.error).drop(columns="error")
+    return rows.assign(front=flags[0] > 0, knee=flags[1].astype(int), contribution=flags[2]).merge(
+        proposed.rename(columns={"iteration": "born"}), "left", ["born", "code"])[[*OF_SEARCH, *OF_SUBNET]]
+
+
+def _latency(folder, space, n_classes, X, known):
+    """(milliseconds, where from) of genotypes: the machine's block table, else what was measured of the last front."""
+    table = folder.parents[1] / "latency" / f"{space.name}_{runs.hash_of(space)}"
+    if (table / "report.json").exists() and runs.read_json(table / "report.json")["params"]["n_classes"] == n_classes:
+        speed = latency.load_table(table / "table.json", space, n_classes).latency(X)
+        return speed, np.full(len(X), "table", dtype=object)
+    speed = known.latency_ms.to_numpy()
+    return speed, np.where(np.isnan(speed), "", "measured").astype(object)
+
+
+def _flags(F, active, p, reference):
+    """(3, n): on the front, rank as a knee (see `nat.returned`), hypervolume contribution in percent."""
+    found = np.zeros((3, len(F)))
+    found[0] = front(F)
+    on_front = np.flatnonzero(found[0])
+    _, first = np.unique(active[on_front], axis=0, return_index=True)
+    on_front = on_front[np.sort(first)]         # a subnet that lies in the archive twice counts once
+    knees, own = on_front[:1], (reference - F[on_front]).ravel() * (len(on_front) == 1)     # of accuracy alone
+    if F.shape[1] > 1:
+        own = moocore.hv_contributions(F[on_front], ref=reference)
+        knees = on_front[high_tradeoff(F[on_front], nat.RETURNED, reduce=p["tradeoff_reduce"],
+                                       normalise=p["tradeoff_normalise"])]
+    found[1, knees] = np.arange(len(knees)) + 1
+    found[2, on_front] = 100 * own / reference.prod()
+    return found
+
+
+@lru_cache(maxsize=512)
+def space_of(folder):
+    """The space that a finished search searched."""
+    return Space.from_dict(runs.read_json(folder / "report.json")["params"]["space"])
+
+
+def arch_of(row):
+    """The subnet of a row as an Arch."""
+    return space_of(row.folder).decode(nat.genotypes([row.code]))[0]
+
+
+@lru_cache(maxsize=64)
+def proposals(folder):
+    """All candidates of a search: DataFrame of iteration, code, predicted and measured top-1."""
+    rows = pd.read_csv(folder / "candidates.csv")
+    return rows.assign(predicted=100 - rows.predicted, measured=100 - rows.error)[
+        ["iteration", "code", "predicted", "measured"]]
+
+
+# ---------------------------------------------------------------------------------------------- picking rows
+
+class Choices(NamedTuple):
+    """What to show. None: whatever there is; `iteration` None: the last of every search."""
+
+    dataset: str | None = None
+    supernets: tuple | None = None
+    phases: tuple | None = None
+    objectives: tuple | None = None
+    seeds: tuple | None = None
+    iteration: int | None = None        # a search that ended before shows its last one
+    max_params: float = np.inf
+    max_macs: float = np.inf
+    min_top1: float = -np.inf           # on validation
+    exits: tuple[int, int] = (1, 5)     # first and last
+    resolutions: tuple[int, int] = (1, 10_000)
+
+
+def of_runs(points, choices):
+    """(n,) bool: rows of the chosen searches, in all iterations and within any limits."""
+    searches = points.drop_duplicates("search")
+    keep = np.ones(len(searches), bool)
+    for column, wanted in (("dataset", choices.dataset and (choices.dataset,)), ("supernet", choices.supernets),
+                           ("phase", choices.phases), ("objectives", choices.objectives), ("seed", choices.seeds)):
+        if wanted is not None:
+            keep &= searches[column].isin(wanted).to_numpy()
+    return np.isin(points.search, searches.search[keep])
+
+
+def select(points, choices):
+    """The rows of `load` that the `Choices` show, in their order."""
+    keep, last = of_runs(points, choices), points["last"].to_numpy()
+    keep &= points.iteration.to_numpy() == (last if choices.iteration is None else np.minimum(choices.iteration, last))
+    keep &= (points.params.to_numpy() <= choices.max_params) & (points.macs.to_numpy() <= choices.max_macs)
+    keep &= points.val_top1.to_numpy() >= choices.min_top1
+    for column, (low, high) in (("exit", choices.exits), ("resolution", choices.resolutions)):
+        keep &= points[column].between(low, high).to_numpy()
+    return points[keep]
+
+
+def most_searched(points, dataset):
+    """The objectives that most searches on a data set have, of those with several objectives where there are such."""
+    rows = points[points.dataset == dataset].drop_duplicates("folder")
+    if rows.empty:
+        raise Refusal(f"no finished search on {dataset}: there are some on {', '.join(sorted(set(points.dataset)))}")
+    several = rows[rows.objectives != "acc"]
+    return (several if len(several) else rows).objectives.value_counts().sort_index().idxmax()
+
+
+def recommended(points, dataset, objectives):
+    """The row to take home: the most accurate subnet with a high trade-off of the best search, on validation.
+
+    Best is the search over these objectives whose last archive covers the largest hypervolume below one reference
+    point: 1.01 times the worst that any of them holds.
+    """
+    here = select(points, Choices(dataset, objectives=(objectives,)))
+    if here.empty:
+        raise Refusal(f"no search on {dataset} with objectives {objectives}: there are "
+                      + ", ".join(sorted(set(points.dataset + " " + points.objectives))))
+    F = np.column_stack([100 - here.val_top1, *(here[name] for name in objectives.split("+")[1:])])
+    reference = 1.01 * F.max(axis=0) + 1e-9
+    volume = {search: hypervolume(F[at], reference) for search, at in here.groupby("search").indices.items()}
+    knees = here[(here.search == max(volume, key=volume.get)) & (here.knee > 0)]
+    return knees.loc[knees.val_top1.idxmax()]
+
+
+def cost_of(objectives):
+    """The axis that stands against accuracy: the second objective, parameters where there is none."""
+    return [*objectives.split("+")[1:], "params"][0]
+
+
+def ordered_front(rows, x):
+    """The front rows from left to right: the order in which a keyboard walks through them."""
+    return rows[rows.front].sort_values([x, "val_top1"], kind="stable")
+
+
+def neighbours(rows, row):
+    """(next less accurate, next more accurate) on the front of the row's own search and iteration; None at an end."""
+    line = rows[rows.front & (rows.search == row.search) & (rows.iteration == row.iteration) & (rows.code != row.code)]
+    line = line.sort_values("val_top1")
+    below, above = line[line.val_top1 <= row.val_top1], line[line.val_top1 > row.val_top1]
+    return below.iloc[-1] if len(below) else None, above.iloc[0] if len(above) else None
+
+
+# ---------------------------------------------------------------------------------------------- printed points
+
+def printed(dataset):
+    """What the thesis prints of Figures 6.7 and 6.11 for a data set (its name in data.py).
+
+    returns : DataFrame of supernet, label, top1 (on the test split), params, macs, latency; a row without any cost is
+              the top-1 of a group of subnets (Figure 6.11)
+    """
+    points = chapter6._printed_points([dataset], COLOURS)
+    rows = [{"supernet": r.supernet, "label": f"{r.supernet}, {chapter6.title(r.objectives)} (Fig. 6.7)",
+             "top1": r.top1, **({} if r.objectives == "acc" else {cost_of(r.objectives): r.second})}
+            for r in points.itertuples()]
+    for group, phase, label in (("baseline", 1, "best, phase-1 baseline"), ("full", 4, "best, full NATv2")):
+        top1 = results6.printed_value("nat.headline_top1", dataset=results6.name_of(dataset), group=group, phase=phase)
+        rows.append({"label": f"{label} (Fig. 6.11)", "top1": top1})
+    return pd.DataFrame(rows, columns=["supernet", "label", "top1", "params", "macs", "latency"]).dropna(
+        subset="top1").reset_index(drop=True)
+
+
+def printed_names():
+    """{name in the thesis: name in data.py} of the data sets for which it prints such values."""
+    return {results6.name_of(d): d for d in report.DATASETS.values() if len(printed(d))}
+
+
+def on_axes(paper, x, y):
+    """(points, lines) of `printed` on these axes: what has both coordinates, and (label, top-1) of the groups."""
+    at = paper.assign(**dict.fromkeys(TOP1, paper.top1), contribution=np.nan)
+    lines = paper[paper.supernet.isna()] if y in TOP1 else paper[:0]
+    return at.assign(x=at[x], y=at[y])[paper.supernet.notna() & at[x].notna() & at[y].notna()], lines
+
+
+def scale(rows, axis):
+    """ "log" for a cost that spans more than a factor of ten, else "linear"."""
+    least, most = rows[axis].min(), rows[axis].max()
+    return "log" if axis in chapter6.UNITS and most > 10 * least > 0 else "linear"
+
+
+def log_ticks(least, most):
+    """1, 2, 5, 10, ... between two positive numbers."""
+    tens = range(int(np.floor(np.log10(least))), int(np.ceil(np.log10(most))) + 1)
+    return [v for v in (digit * 10.0 ** ten for ten in tens for digit in (1, 2, 5)) if least <= v <= most]
+
+
+# ---------------------------------------------------------------------------------------------- static
+
+@thesis_style
+def figure(rows, x, y, paper=None, marked=None):
+    """Chosen rows of `load` on two AXES: dominated subnets, fronts (joined, a dash per phase) and knees.
+
+    paper : of `printed`, drawn as diamonds and lines;  marked : a row to put a ring around
+    The twin of the browser's figure: the same colours, markers and dashes.
+    """
+    fig, ax = plt.subplots(figsize=(8.6, 4.6), layout="constrained")
+    colours = rows.supernet.map(COLOURS)
+    for kind, style in (("dominated", {"marker": "x", "s": 11, "linewidths": 0.7, "alpha": 0.55}),
+                        ("front", {"marker": "o", "s": 24, "linewidths": 0.5, "edgecolors": "white", "zorder": 3}),
+                        ("knee", {"marker": "*", "s": 95, "linewidths": 0.6, "edgecolors": "black", "zorder": 4})):
+        here = rows.index[_kinds(rows) == kind]
+        ax.scatter(rows[x][here], rows[y][here], c=colours[here], **style)
+    for _, line in ordered_front(rows, x).groupby("search", sort=False):
+        first = line.iloc[0]
+        ax.plot(line[x], line[y], color=COLOURS[first.supernet], lw=1, ls=DASHES[first.phase][0], zorder=2)
+    if marked is not None:
+        ax.scatter(marked[x], marked[y], s=330, fc="none", ec="black", lw=1.3, zorder=5)
+    points, lines = on_axes(printed("") if paper is None else paper, x, y)
+    ax.scatter(points.x, points.y, marker="D", c=points.supernet.map(COLOURS), s=34, ec="black", lw=0.9, zorder=5)
+    for line in lines.itertuples():
+        ax.axhline(line.top1, color="black", lw=0.8, ls="--" if "baseline" in line.label else ":")
+    ax.set(xlabel=AXES[x], ylabel=AXES[y], xscale=scale(rows, x), yscale=scale(rows, y))
+    for axis, name in ((ax.xaxis, x), (ax.yaxis, y)):
+        if scale(rows, name) == "log":
+            ticks = log_ticks(rows[name].min(), rows[name].max())
+            axis.set_ticks(ticks, [f"{v:g}" for v in ticks])
+            axis.set_ticks([], minor=True)
+    ax.grid(True, axis="both")
+    _legend(fig, rows, len(points), len(lines), marked)
+    fig.rows = rows.drop(columns=["folder", "search"])
+    return fig
+
+
+def _kinds(rows):
+    return np.select([rows.knee > 0, rows.front], ["knee", "front"], "dominated")
+
+
+def _legend(fig, rows, points, lines, marked):
+    grey = {"color": GREY, "ls": ""}
+    names = report._ordered(rows.supernet.unique())
+    handles = [Line2D([], [], color=COLOURS[s], marker="s", ls="", label=s) for s in names]
+    handles += [Line2D([], [], color=GREY, lw=1.1, ls=DASHES[p][0], label=f"phase {p}")
+                for p in sorted(set(rows.phase))]
+    handles += [Line2D([], [], marker="x", ms=4, label="dominated", **grey),
+                Line2D([], [], marker="o", ms=5, mec="white", label="front", **grey),
+                Line2D([], [], marker="*", ms=10, mec="black", mew=0.6, label="high trade-off", **grey)]
+    if marked is not None:
+        handles.append(Line2D([], [], marker="o", ms=12, mfc="none", mec="black", ls="", label="recommended"))
+    handles += [chapter6.DIAMOND] * bool(points) + [
+        Line2D([], [], color="black", lw=0.8, ls="--", label="printed best")] * bool(lines)
+    fig.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 10), columnspacing=1.1,
+               handletextpad=0.4)
+
+
+# ---------------------------------------------------------------------------------------------- one subnet in words
+
+def table(rows):
+    """The front rows as a plain table, by search and then from the cheapest: what stands below the static figure."""
+    line = rows[rows.front].sort_values([*SEARCH, "val_top1"], kind="stable")
+    noise = {f"{split}_noise": [claims.single_run_noise(t, n) for t, n in zip(
+        line[f"{split}_top1"], line[f"n_{split}"], strict=True)] for split in ("val", "test")}
+    return line.assign(**noise).reset_index(drop=True)[[
+        "supernet", "phase", "objectives", "seed", "resolution", "width", "exit", "val_top1", "val_noise", "test_top1",
+        "test_noise", "params", "macs", "latency", "latency_from", "contribution", "knee", "code"]]
+
+
+def words(row):
+    """{what: HTML} of one subnet; top-1 with its noise (see `claims.single_run_noise`), latency with its origin."""
+    spread = {"search": "objective of the search", "table": "table of blocks", "": "",
+              "measured": f"measured, quartiles {row.latency_iqr:.2g} apart"}[row.latency_from]
+    place = f"knee {row.knee}" if row.knee else "front" if row.front else "dominated"
+    return {
+        "search": f"<b style='color:{COLOURS[row.supernet]}'>{row.supernet}</b>, phase {row.phase}, {row.objectives}, "
+                  f"seed {row.seed}",
+        "iteration": f"{row.iteration} of {row['last']}, there since {row.born}",
+        "place": f"{place}, hypervolume contribution {row.contribution:.2g} %",
+        "validation top-1": _top1(row.val_top1, row.n_val),
+        "test top-1": _top1(row.test_top1, row.n_test),
+        "post-processed, test": claims.MISSING if np.isnan(row.post_top1) else
+        f"{_top1(row.post_top1, row.n_test)} {chapter6.METHODS[row.post_method]}",
+        "predicted, measured": "not predicted: in the first archive" if np.isnan(row.predicted) else
+        f"{row.predicted:.2f}, {row.measured:.2f} % when proposed",
+        "parameters": f"{row.params:.4g} M", "MACs": f"{row.macs:.4g} M",
+        "latency": claims.MISSING if np.isnan(row.latency) else f"{row.latency:.3g} ms <small>{spread}</small>",
+        "input, width, exit": f"{row.resolution} px, {row.width}, exit {row.exit}"}
+
+
+def _top1(value, n):
+    if np.isnan(value):
+        return claims.MISSING
+    return f"<b>{value:.2f}</b>&plusmn;{claims.single_run_noise(value, n):.1f} %"
+
+
+def side_by_side(rows, heads, caption):
+    """An HTML table of `words`, one column per row; a missing row (None) is left out."""
+    columns = [(head, words(row)) for head, row in zip(heads, rows, strict=True) if row is not None]
+    if not columns:
+        return f"<i>{caption}</i>"
+    top = "".join(f"<th scope='col'>{html.escape(head)}</th>" for head, _ in columns)
+    body = "".join(f"<tr><th scope='row'>{what}</th>{''.join(f'<td>{told[what]}</td>' for _, told in columns)}</tr>"
+                   for what in columns[0][1])
+    return f"<table class='nat-table'><caption>{caption}</caption><tr><td></td>{top}</tr>{body}</table>"
+
+
+def summary(row, exported=None):
+    """`words` of one row as a table for a notebook, and what `export_row` said of it: pandas Styler."""
+    told = words(row) | ({} if not exported else {"exported": exported_line(exported)})
+    return report.styled(pd.DataFrame({"": told}), "<b>The recommended network</b>; &plusmn;: standard error of the "
+                                                   "split and spread of repeated runs")
+
+
+def drawing(row):
+    """What `draw.draw_subnet` shows, as an inline SVG: a hundred times quicker, so that it follows a pointer."""
+    space, arch = space_of(row.folder), arch_of(row)
+    plan, side = space.plan(arch.width), -(-arch.resolution // 2)
+    title = (f"{space.thesis_name}, {arch.resolution} pixels, width {arch.width}: {row.params:.3f} M parameters, "
+             f"{row.macs:.2f} M MACs")
+    parts = [_text(8, 14, title, "start"), _box(36, 110, 44, 56, draw.BOX, "stem", plan.stem)]
+    for s, stage in enumerate(plan.stages):
+        left, used, side = 72 + 184 * s, s < arch.exit, -(-side // stage.stride)
+        line = "#777" if used else "#ddd"
+        parts += [f"<rect x='{left}' y='52' width='172' height='116' fill='none' stroke='{line}'/>",
+                  f"<path d='M{left - 13} 110h11m-4 -3l4 3l-4 3' fill='none' stroke='{line}'/>",
+                  *(_slot(left + 23 + 42 * b, space, arch, s * space.slots + b, used and b < arch.depth[s])
+                    for b in range(space.slots)),
+                  _text(left + 86, 186, f"S{s + 1}: {stage.c_out} x {side}²" if used else f"S{s + 1}: not computed")]
+        if stage.tail:
+            taken = arch.exit == s + 1
+            parts.append(_box(left + 116, 36, 112, 22, draw.EXIT if taken else None,
+                              f"exit {s + 1}: {stage.tail[0]}, {stage.tail[1]}"))
+    kinds = draw.BRANCHES.values() if space.parallel else [(f"kernel {k}", c) for k, c in draw.KERNEL_COLOUR.items()]
+    for i, (text, colour) in enumerate(kinds):
+        parts += [_box(84 + 130 * i, 205, 12, 12, colour), _text(96 + 130 * i, 209, text, "start")]
+    parts.append(_text(480, 209, "height: expansion 3, 4, 6; dotted: skipped", "start"))
+    width = 72 + 184 * space.n_stages
+    return (f"<svg class='nat-subnet' role='img' aria-label='{title}' viewBox='0 0 {width} 218' "
+            "xmlns='http://www.w3.org/2000/svg' "
+            f"style='width:100%; max-width:{width}px' font-size='10' "
+            f"font-family='sans-serif'>{''.join(parts)}</svg>")
+
+
+def _slot(x, space, arch, i, used):
+    """One place of a stage at `x`: a block, or the three branches of a level side by side."""
+    k, e, level = arch.kernel[i], arch.expand[i], arch.level[i]
+    high = {3: 46, 4: 66, 6: 98}[e]
+    if not space.parallel:
+        return _box(x, 110, 34, high if used else 46, draw.KERNEL_COLOUR[k] if used else None, *(
+            (f"k{k}", f"e{e}") if used else ()))
+    parts = []
+    for (bit, (_, colour)), (at, wide) in zip(draw.BRANCHES.items(), ((-9, 17), (5, 7), (14, 7)), strict=True):
+        active = used and bool(level & bit)
+        whole = active and bit == IRB
+        parts.append(_box(x + at, 110, wide, high if whole else 40, colour if active else None, *(
+            (f"k{k}", f"e{e}") if whole else ())))
+    return "".join(parts)
+
+
+def _box(x, y, wide, high, colour=None, *lines):
+    """A box centred on a point with lines of text; without a colour it is there, but not used."""
+    style = f"fill='{draw.PALE}' stroke='#c8c8c8' stroke-dasharray='2 2'"
+    if colour:
+        style = f"fill='{colour}' stroke='#444'"
+    first, fill = y + 4 - 6 * (len(lines) - 1), "#111" if colour else "#aaa"
+    return (f"<rect x='{x - wide / 2}' y='{y - high / 2}' width='{wide}' height='{high}' rx='3' {style}/>"
+            + "".join(_text(x, first + 12 * i, line, fill=fill) for i, line in enumerate(lines)))
+
+
+def _text(x, y, text, anchor="middle", fill="#333"):
+    return f"<text x='{x}' y='{y}' text-anchor='{anchor}' fill='{fill}'>{html.escape(str(text))}</text>"
+
+
+def export_row(row, folder):
+    """Export a subnet into `folder`/<search>-<hash of its code>; returns what `export.from_search` does."""
+    return export.from_search(row.folder, row.code, Path(folder) / f"{row.folder.name}-{runs.hash_of(row.code)}")
+
+
+def exported_line(told):
+    """What `export_row` returned, as one line."""
+    checks = ", ".join(f"{name} {value:.1e}" for name, value in told["checks"].items() if value is not None)
+    return f"{', '.join(told['files'])} in {told['folder']}; logits differ by at most: {checks}"
+
+
+# ---------------------------------------------------------------------------------------------- the widget
+
+CSS = f"""<style>
+.nat-table {{ border-collapse: collapse; font-size: 12px; line-height: 1.35 }}
+.nat-table caption {{ caption-side: top; text-align: left; font-weight: 600; padding-bottom: 2px }}
+.nat-table th, .nat-table td {{ text-align: left; padding: 1px 10px 1px 0; vertical-align: top }}
+.nat-table th[scope=row] {{ color: {GREY}; font-weight: 400; white-space: nowrap }}
+.nat-said {{ font-size: 12px }}
+.nat-status {{ font-size: 12px; color: #555 }}
+</style>"""
+NAMES = list(COLOURS)
+SCALE = [[edge, COLOURS[name]] for k, name in enumerate(NAMES) for edge in (k / len(NAMES), (k + 1) / len(NAMES))]
+MARKERS = {             # kind: symbol, size, opacity, line
+    "dominated": ("x", 4, 0.55, 0), "front": ("circle", 8, 1, 0.7), "knee": ("star", 14, 1, 0.8)}
+
+
+def app(points, folder, dataset=None, objectives=None):
+    """The browser over the rows of `load`; exports go to `folder`. Where there is nobody to click (a batch run): None.
+
+    dataset, objectives : what it shows first; None: the first data set, and what most searches on it minimise
+    """
+    if os.environ.get("NAT_BATCH") == "1":
+        print("The browser opens in JupyterLab and in voila; a batch run keeps the figure above.")
+        return None
+    return Browser(points, folder, dataset, objectives)
+
+
+class Browser(widgets.VBox):
+    """Choices on the left, the front in the middle, the chosen subnet on the right and drawn below.
+
+    All it remembers are the chosen subnet, the pinned ones and what is shown; everything else stands in its widgets.
+    """
+
+    def __init__(self, points, folder, dataset=None, objectives=None):
+        self.points, self.folder = points.reset_index(drop=True), Path(folder)
+        self.drawable = self.points[NEEDED].assign(colour=_colours(self.points))    # few columns: quick to pick from
+        self.archives = self.points.groupby(["search", "iteration"]).indices
+        self.pins, self.chosen = [], None           # rows
+        dataset = dataset if dataset in set(points.dataset) else points.dataset.iloc[0]
+        objectives = objectives or most_searched(points, dataset)
+        self._make_choices(dataset, objectives)
+        self._make_figures()
+        self._make_buttons()
+        super().__init__([
+            widgets.HTML(CSS), widgets.HBox([self.left, widgets.VBox(
+                [widgets.HBox([self.x, self.y]), self.figure, self.status, self.walk], layout={"flex": "1 1 600px"})]),
+            self.drawn, widgets.HBox([self.numbers, self.predictions], layout={"justify_content": "space-between"}),
+            self.buttons, self.said, self.pinned])
+        self.add_class("nat-browser")
+        self._show_runs()
+        best = self.shown.assign(knee=self.shown.knee > 0).sort_values(["knee", "val_top1"]).index[-1]
+        self.choose(self.points.loc[best])
+
+    # ---- what it consists of
+
+    def _make_choices(self, dataset, objectives):
+        p, wide = self.points, {"layout": {"width": "262px"}, "style": {"description_width": "76px"}}
+        short = {"layout": {"width": "330px"}, "style": {"description_width": "60px"}}
+
+        def several(column, first=None):
+            options = sorted(set(p[column]), key=NAMES.index if column == "supernet" else None)
+            return widgets.SelectMultiple(options=options, value=options if first is None else (first,),
+                                          rows=min(max(len(options), 2), 4), description=LABELS[column], **wide)
+
+        def limit(column, low):
+            least, most = float(p[column].min()), float(p[column].max())
+            step = max((most - least) / 100, 1e-9)
+            return widgets.FloatSlider(value=least if low else most + step, min=least, max=most + step, step=step,
+                                       readout_format=".3g", description=LABELS[column], **wide)
+
+        def between(column):
+            options = sorted(map(int, set(p[column])))
+            return widgets.SelectionRangeSlider(options=options, index=(0, len(options) - 1),
+                                                description=LABELS[column], **wide)
+
+        self.dataset = widgets.Dropdown(options=sorted(set(p.dataset)), value=dataset, description="data set", **wide)
+        self.of = {name: several(name) for name in ("supernet", "phase", "seed")} | {
+            "objectives": several("objectives", objectives)}
+        axes = [(label, name) for name, label in AXES.items()]
+        self.x = widgets.Dropdown(options=axes, value=cost_of(objectives), description="x axis", **short)
+        self.y = widgets.Dropdown(options=axes, value="val_top1", description="y axis", **short)
+        self.limits = {name: limit(name, name == "val_top1") for name in ("params", "macs", "val_top1")} | {
+            name: between(name) for name in ("exit", "resolution")}
+        last = int(p["last"].max())
+        self.iteration = widgets.IntSlider(value=last, min=0, max=last, description="iteration", **wide)
+        play = widgets.Play(min=0, max=last, value=last, interval=700, description="iterations", show_repeat=False)
+        widgets.jslink((play, "value"), (self.iteration, "value"))
+        self.paper = widgets.Dropdown(options=[("none", ""), *printed_names().items()], description="printed", **wide)
+        if dataset in dict(self.paper.options).values():
+            self.paper.value = dataset
+        self.left = widgets.VBox([
+            self.dataset, *(self.of[name] for name in ("supernet", "phase", "objectives", "seed")),
+            *self.limits.values(), self.paper, self.iteration, play], layout={"flex": "0 0 270px"})
+        for widget in (self.dataset, *self.of.values(), self.x, self.y, self.paper):
+            widget.observe(lambda _: self._show_runs(), "value")
+        for widget in (*self.limits.values(), self.iteration):
+            widget.observe(lambda _: self._show(), "value")
+
+    def _make_figures(self):
+        cloud = go.Scattergl if len(self.points) > MANY else go.Scatter
+        colours = {"colorscale": SCALE, "cmin": 0, "cmax": len(NAMES)}
+        hover = "phase %{customdata[0]}, exit %{customdata[1]}, %{customdata[2]} px<br>(%{x:.4g}, %{y:.4g})"
+        traces = [go.Scatter(mode="lines", line={"color": "#9a9a9a", "width": 1.2, "dash": dash}, name=f"phase {p}",
+                             hoverinfo="skip") for p, (_, dash) in DASHES.items()]
+        for kind, (symbol, size, opacity, line) in MARKERS.items():
+            make = cloud if kind == "dominated" else go.Scatter
+            edge = {"width": line, "color": "white" if kind == "front" else "black"}
+            traces.append(make(mode="markers", name={"knee": "high trade-off"}.get(kind, kind),
+                               hovertemplate=None if kind == "dominated" else f"{hover}<extra></extra>",
+                               marker={"symbol": symbol, "size": size, "opacity": opacity, "line": edge, **colours}))
+        traces += [
+            go.Scatter(mode="markers", name="printed", hovertemplate="%{text}: %{x:.4g}, %{y:.4g}<extra></extra>",
+                       marker={"symbol": "diamond", "size": 9, "line": {"width": 1.2, "color": "black"}, **colours}),
+            go.Scatter(mode="lines+text", name="printed best", line={"color": "black", "width": 1, "dash": "dash"},
+                       textposition="top right", textfont={"size": 10}, hoverinfo="skip")]
+        plain = {"template": "simple_white", "margin": {"l": 58, "r": 34, "t": 8, "b": 44}, "font": {"size": 11},
+                 "hovermode": "closest"}
+        grid = {"showgrid": True, "gridcolor": "#e8e8e8"}
+        self.figure = go.FigureWidget(traces, go.Layout(
+            height=450, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}, xaxis=grid, yaxis=grid,
+            modebar={"orientation": "v"}, **plain, shapes=[_around("circle", 10), *(_around("rect", 8) | {
+                "label": {"text": name, "textposition": "top right"}} for name in PINS)]))
+        self.figure._config |= {"responsive": True, "displaylogo": False}       # the documented way to set it
+        self.lines, self.kinds = self.figure.data[:4], dict(zip(MARKERS, self.figure.data[4:7], strict=True))
+        self.diamonds, self.best = self.figure.data[7:]
+        for kind, trace in self.kinds.items():
+            trace.on_click(lambda _, at, __, kind=kind: self._clicked(kind, at.point_inds))
+        self.predictions = go.FigureWidget(
+            [go.Scatter(mode="lines", line={"color": "#bbbbbb", "width": 1}, hoverinfo="skip"),
+             go.Scatter(mode="markers", marker={"size": 5, "color": GREY}, hovertemplate="predicted %{x:.2f}, measured "
+                        "%{y:.2f}<extra></extra>"),
+             go.Scatter(mode="markers", hoverinfo="skip", marker={
+                 "symbol": "circle-open", "size": 17, "color": "black", "line": {"width": 2}})],
+            go.Layout(height=260, width=300, showlegend=False, xaxis={"title": "predicted top-1 (%)"} | grid,
+                      yaxis={"title": "measured (%)"} | grid, **plain))
+
+    def _make_buttons(self):
+        def button(text, tip, action):
+            made = widgets.Button(description=text, tooltip=tip, layout={"flex": "0 0 auto", "width": "auto"})
+            made.on_click(lambda _: action())
+            return made
+
+        self.place = widgets.IntSlider(min=0, max=0, description="front point", continuous_update=True,
+                                       layout={"width": "330px"}, style={"description_width": "76px"})
+        self.place.observe(lambda change: self._walked(change.new), "value")
+        self.walk = widgets.HBox([
+            self.place, button("previous", "The next front point to the left", lambda: self._step(-1)),
+            button("next", "The next front point to the right", lambda: self._step(1))])
+        self.buttons = widgets.HBox([
+            button("Pin", "Keep the chosen subnet for comparison; up to four", self.pin),
+            button("Unpin all", "Empty the comparison", self.unpin),
+            button("Export", "Write the chosen subnet as files that need no supernet", self.export)])
+        self.status, self.numbers, self.drawn, self.said, self.pinned = (widgets.HTML() for _ in range(5))
+        self.numbers.layout.flex = "1 1 500px"
+        self.said.add_class("nat-said")
+
+    # ---- what happens
+
+    def choices(self):
+        """What the widgets say, as `Choices`."""
+        runs_of = (self.of[name].value for name in ("supernet", "phase", "objectives", "seed"))
+        limits = (self.limits[name].value for name in ("params", "macs", "val_top1", "exit", "resolution"))
+        return Choices(self.dataset.value, *runs_of, self.iteration.value, *limits)
+
+    def _show_runs(self):
+        """Other searches, axes or printed points: new ranges, which then stay while the iterations move."""
+        x, y = self.x.value, self.y.value
+        mine = self.points[of_runs(self.points, self.choices())]
+        paper, lines = on_axes(printed(self.paper.value), x, y)
+        ends = _range([*mine[x], *paper.x], scale(mine, x))
+        with self.figure.batch_update():
+            for axis, name, at in (("xaxis", x, paper.x), ("yaxis", y, [*paper.y, *lines.top1])):
+                kind = scale(mine, name)
+                limits = _range([*mine[name], *at], kind)
+                ticks = {"range": limits, "tickmode": "auto"} if kind == "linear" else {
+                    "range": np.log10(limits), "tickmode": "array", "tickvals": log_ticks(*limits),
+                    "ticktext": [f"{v:g}" for v in log_ticks(*limits)]}
+                self.figure.layout[axis].update(title={"text": AXES[name]}, type=kind, **ticks)
+            self.diamonds.x, self.diamonds.y, self.diamonds.text = paper.x, paper.y, paper.label
+            self.diamonds.marker.color = _colours(paper)
+            self.diamonds.showlegend, self.best.showlegend = bool(len(paper)), bool(len(lines))
+            self.best.x = [at for _ in lines.index for at in (*ends, None)]
+            self.best.y = [at for top1 in lines.top1 for at in (top1, top1, None)]
+            self.best.text = [text for label in lines.label for text in (label, "", "")]
+            self._show()
+
+    def _show(self):
+        """Other limits or iteration: other rows."""
+        rows, x, y = select(self.drawable, self.choices()), self.x.value, self.y.value
+        rows = rows[rows[x].notna() & rows[y].notna()]
+        kinds, line = _kinds(rows), ordered_front(rows, x)
+        at = {name: rows[name].to_numpy() for name in (x, y, "colour")}
+        hover, self.shown = rows[["phase", "exit", "resolution"]].to_numpy(), rows
+        self.indices = {kind: rows.index[kinds == kind] for kind in MARKERS}
+        with self.figure.batch_update():
+            for kind, trace in self.kinds.items():
+                # Plotly takes thousands of numbers best as an array, and stumbles over an array of few colours.
+                values = [at[name][kinds == kind] for name in (x, y, "colour")]
+                if kind != "dominated":
+                    values, trace.customdata = [v.tolist() for v in values], hover[kinds == kind].tolist()
+                trace.x, trace.y, trace.marker.color = values
+            for phase, trace in zip(DASHES, self.lines, strict=True):
+                mine = line[line.phase == phase]
+                trace.x, trace.y = _joined(mine, x, y)
+                trace.showlegend = len(mine) > 0
+            self._mark()
+        self.walked = ()            # while the length of the slider changes nobody walks
+        self.place.max = max(len(line) - 1, 0)
+        self.walked = line.index.to_numpy()
+        self.status.value = f"<span class='nat-status'>{_status(rows)}</span>"
+        if self.chosen is not None and self._is_chosen().any():     # the same subnet, at the weights of this iteration
+            self.choose(self.points.loc[rows.index[self._is_chosen()][0]])
+
+    def _clicked(self, kind, at):
+        if at:
+            self.choose(self.points.loc[self.indices[kind][at[0]]])
+
+    def _mark(self):
+        """Move the ring to the chosen subnet and the squares to the pinned ones: shapes, which redraw no point."""
+        x, y, chosen = self.x.value, self.y.value, self.chosen is not None and self._is_chosen().any()
+        marked = [self.shown[self._is_chosen()].iloc[0] if chosen else None, *self.pins, *[None] * (4 - len(self.pins))]
+        for shape, row in zip(self.figure.layout.shapes, marked, strict=True):
+            there = row is not None and not np.isnan([row[x], row[y]]).any()
+            shape.visible = there
+            if there:
+                shape.xanchor, shape.yanchor = row[x], row[y]
+
+    def _is_chosen(self):
+        return (self.shown.search.to_numpy() == self.chosen.search) & (self.shown.code.to_numpy() == self.chosen.code)
+
+    def choose(self, row):
+        """Show one subnet: its numbers beside those of its neighbours on the front, its drawing, its prediction."""
+        other, self.chosen = self.chosen is None or self.chosen.search != row.search, row
+        below, above = neighbours(self.points.iloc[self.archives[row.search, row.iteration]], row)
+        self.numbers.value = side_by_side([below, row, above], ["less accurate", "chosen", "more accurate"],
+                                          "The chosen subnet between its neighbours on the front")
+        self.drawn.value = drawing(row)
+        with self.figure.batch_update():
+            self._mark()
+        with self.predictions.batch_update():
+            line, cloud, here = self.predictions.data
+            if other:
+                tried = proposals(row.folder)
+                cloud.x, cloud.y = tried.predicted, tried.measured
+                line.x = line.y = _range([*tried.predicted, *tried.measured])
+            here.x, here.y = ([], []) if np.isnan(row.predicted) else ([row.predicted], [row.measured])
+        at = np.flatnonzero(self.walked == row.name)
+        if len(at):
+            self.place.value = int(at[0])
+
+    def _walked(self, place):
+        if place < len(self.walked) and (self.chosen is None or self.walked[place] != self.chosen.name):
+            self.choose(self.points.loc[self.walked[place]])
+
+    def _step(self, by):
+        """To the front point beside the chosen one."""
+        if len(self.walked):
+            self.choose(self.points.loc[self.walked[int(np.clip(self.place.value + by, 0, len(self.walked) - 1))]])
+
+    def pin(self):
+        same = any(row.search == self.chosen.search and row.code == self.chosen.code
+                   and row.iteration == self.chosen.iteration for row in self.pins)
+        if not same and len(self.pins) < len(PINS):
+            self.pins.append(self.chosen)
+        self._show_pins("" if len(self.pins) < len(PINS) or same else "Four are pinned: unpin all to compare others.")
+
+    def unpin(self):
+        self.pins.clear()
+        self._show_pins()
+
+    def _show_pins(self, said=""):
+        self.pinned.value = side_by_side(self.pins, PINS[:len(self.pins)], "Pinned subnets") if self.pins else ""
+        self.said.value = said
+        with self.figure.batch_update():
+            self._mark()
+
+    def export(self):
+        self.said.value = "Exporting: the batch norms are recalibrated and every file is read back ..."
+        try:
+            said = f"Exported {exported_line(export_row(self.chosen, self.folder))}"
+        except Refusal as refusal:
+            said = f"Not exported: {refusal}"
+        self.said.value = html.escape(said)
+
+
+NEEDED = ["search", "iteration", "last", "dataset", "supernet", "phase", "objectives", "seed", "code", "resolution",
+          "exit", "front", "knee", *AXES]
+LABELS = {"supernet": "supernets", "phase": "phases", "objectives": "objectives", "seed": "seeds",
+          "params": "params ≤", "macs": "MACs ≤", "val_top1": "val top-1 ≥", "exit": "exits", "resolution": "pixels"}
+
+
+def _colours(rows):
+    """Places of the supernets on the colour scale, (n,)."""
+    return rows.supernet.map({name: k + 0.5 for k, name in enumerate(NAMES)}).to_numpy(float)
+
+
+def _around(kind, size):
+    """A plotly shape of `size` pixels to each side of its anchor, not shown yet."""
+    return {"type": kind, "xsizemode": "pixel", "ysizemode": "pixel", "x0": -size, "x1": size, "y0": -size, "y1": size,
+            "xanchor": 1, "yanchor": 1, "visible": False, "line": {"width": 2, "color": "black"}}
+
+
+def _status(rows):
+    if rows.empty:
+        return "Nothing to show: choose other searches or widen the limits."
+    names = " ".join(f"<b style='color:{COLOURS[s]}'>&#9632;&nbsp;{s}</b>"
+                     for s in report._ordered(rows.supernet.unique()))
+    return (f"{names} &nbsp; {len(rows)} subnets shown: {rows.front.sum()} on {rows.search.nunique()} fronts, "
+            f"{(rows.knee > 0).sum()} with a high trade-off")
+
+
+def _joined(line, x, y):
+    """Coordinates of the fronts of several searches, a gap after each."""
+    parts = [np.vstack([part[[x, y]].to_numpy(float), [[np.nan, np.nan]]]) for _, part in line.groupby("search")]
+    return np.vstack(parts).T if parts else ([], [])
+
+
+def _range(values, scale="linear"):
+    """Limits of an axis that leave some room around the values."""
+    values = np.array(values, float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return 0.0, 1.0
+    if scale == "log":
+        room = (values.max() / values.min()) ** 0.05
+        return values.min() / room, values.max() * room
+    room = 0.05 * (values.max() - values.min()) or 0.5
+    return values.min() - room, values.max() + room
