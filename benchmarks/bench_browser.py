@@ -2,7 +2,7 @@
 
 Four searches of 2 500 archived subnets over four iterations are written into a temporary outputs folder; notebook 06
 shows them in JupyterLab, in Chromium without a window.  Timed in the page, from the key press until the page has
-changed and been painted.  A picked subnet shows its numbers first, then its drawing, then its ring: all are timed.
+changed and been painted.  A picked subnet shows its numbers, its drawing and the ring around it: all are timed.
 
     python benchmarks/bench_browser.py [--turns 20] [--json PATH]
 """
@@ -43,7 +43,7 @@ POINTS = "nat.figure()._fullData.map(t => t.x ? t.x.length + ':' + t.x[0] + ':' 
 SIGNS = {"iteration": {"iteration slider": POINTS}, "MACs ≤": {"limit slider": "nat.text('.nat-status')"},
          "front point": {"next front point: numbers": "nat.text('.nat-table')",
                          "next front point: drawing": "document.querySelector('.nat-browser .nat-subnet').outerHTML",
-                         "next front point: ring": "nat.marked('circle').join()"}}
+                         "next front point: ring": "nat.marked('circle-open').join()"}}
 
 
 def main():

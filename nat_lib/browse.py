@@ -35,7 +35,6 @@ OF_SUBNET = ["iteration", "code", "val_top1", "test_top1", "params", "macs", "la
              "resolution", "width", "exit", "born", "front", "knee", "contribution", "predicted", "measured"]
 KNOWN = ["code", "test_top1", "latency_ms", "latency_iqr"]
 DASHES = {1: (":", "dot"), 2: ("-.", "dashdot"), 3: ("--", "dash"), 4: ("-", "solid")}      # phases: matplotlib, plotly
-PINS, MANY = "ABCD", 3000       # names of pinned subnets; points from which the browser draws them with WebGL
 
 
 # ---------------------------------------------------------------------------------------------- the table
@@ -347,20 +346,20 @@ def table(rows):
 
 def words(row):
     """{what: HTML} of one subnet; top-1 with its noise (see `claims.single_run_noise`), latency with its origin."""
-    spread = {"search": "objective of the search", "table": "table of blocks", "": "",
-              "measured": f"measured, quartiles {row.latency_iqr:.2g} apart"}[row.latency_from]
-    place = f"knee {row.knee}" if row.knee else "front" if row.front else "dominated"
+    spread = {"search": "", "table": "by table", "": "",
+              "measured": f"quartiles {row.latency_iqr:.2g} apart"}[row.latency_from]
+    place = f"front, high trade-off {row.knee}" if row.knee else "front" if row.front else "dominated"
     return {
-        "search": f"<b style='color:{COLOURS[row.supernet]}'>{row.supernet}</b>, phase {row.phase}, {row.objectives}, "
-                  f"seed {row.seed}",
+        "search": f"<b style='color:{COLOURS[row.supernet]}'>{row.supernet}</b>, phase {row.phase}, seed {row.seed}",
+        "objectives": row.objectives,
         "iteration": f"{row.iteration} of {row['last']}, there since {row.born}",
-        "place": f"{place}, hypervolume contribution {row.contribution:.2g} %",
+        "place": place, "hypervolume": f"{row.contribution:.2g} % by it alone",
         "validation top-1": _top1(row.val_top1, row.n_val),
         "test top-1": _top1(row.test_top1, row.n_test),
         "post-processed, test": claims.MISSING if np.isnan(row.post_top1) else
         f"{_top1(row.post_top1, row.n_test)} {chapter6.METHODS[row.post_method]}",
-        "predicted, measured": "not predicted: in the first archive" if np.isnan(row.predicted) else
-        f"{row.predicted:.2f}, {row.measured:.2f} % when proposed",
+        "predicted, measured": "in the first archive" if np.isnan(row.predicted) else
+        f"{row.predicted:.2f}, {row.measured:.2f} % then",
         "parameters": f"{row.params:.4g} M", "MACs": f"{row.macs:.4g} M",
         "latency": claims.MISSING if np.isnan(row.latency) else f"{row.latency:.3g} ms <small>{spread}</small>",
         "input, width, exit": f"{row.resolution} px, {row.width}, exit {row.exit}"}
@@ -464,17 +463,20 @@ def exported_line(told):
 # ---------------------------------------------------------------------------------------------- the widget
 
 CSS = f"""<style>
-.nat-table {{ border-collapse: collapse; font-size: 12px; line-height: 1.35 }}
+.nat-table {{ border-collapse: collapse; font-size: 11.5px; line-height: 1.4; white-space: nowrap }}
 .nat-table caption {{ caption-side: top; text-align: left; font-weight: 600; padding-bottom: 2px }}
-.nat-table th, .nat-table td {{ text-align: left; padding: 1px 10px 1px 0; vertical-align: top }}
-.nat-table th[scope=row] {{ color: {GREY}; font-weight: 400; white-space: nowrap }}
+.nat-table th, .nat-table td {{ text-align: left; padding: 1px 8px 1px 0; vertical-align: top }}
+.nat-table th[scope=row] {{ color: {GREY}; font-weight: 400 }}
 .nat-said {{ font-size: 12px }}
 .nat-status {{ font-size: 12px; color: #555 }}
 </style>"""
 NAMES = list(COLOURS)
 SCALE = [[edge, COLOURS[name]] for k, name in enumerate(NAMES) for edge in (k / len(NAMES), (k + 1) / len(NAMES))]
-MARKERS = {             # kind: symbol, size, opacity, line
-    "dominated": ("x", 4, 0.55, 0), "front": ("circle", 8, 1, 0.7), "knee": ("star", 14, 1, 0.8)}
+MARKERS = {             # kind: symbol, size, opacity, width and colour of the edge
+    "dominated": ("x-thin-open", 5, 0.7, 1, "black"), "front": ("circle", 9, 1, 0.7, "white"),
+    "knee": ("star", 14, 1, 0.8, "black")}
+PINS = "ABCD"                   # names of pinned subnets
+MANY, CELLS = 600, (60, 34)     # of more points, which lie on each other, one is drawn per cell of such a grid
 
 
 def app(points, folder, dataset=None, objectives=None):
@@ -505,10 +507,10 @@ class Browser(widgets.VBox):
         self._make_figures()
         self._make_buttons()
         super().__init__([
-            widgets.HTML(CSS), widgets.HBox([self.left, widgets.VBox(
-                [widgets.HBox([self.x, self.y]), self.figure, self.status, self.walk], layout={"flex": "1 1 600px"})]),
-            self.drawn, widgets.HBox([self.numbers, self.predictions], layout={"justify_content": "space-between"}),
-            self.buttons, self.said, self.pinned])
+            widgets.HTML(CSS), widgets.HBox([
+                self.left, widgets.VBox([widgets.HBox([self.x, self.y]), self.figure, self.status, self.walk]),
+                widgets.VBox([self.numbers, self.predictions])], layout={"flex_flow": "row wrap"}),
+            self.drawn, self.buttons, self.said, self.pinned])
         self.add_class("nat-browser")
         self._show_runs()
         best = self.shown.assign(knee=self.shown.knee > 0).sort_values(["knee", "val_top1"]).index[-1]
@@ -560,41 +562,41 @@ class Browser(widgets.VBox):
             widget.observe(lambda _: self._show(), "value")
 
     def _make_figures(self):
-        cloud = go.Scattergl if len(self.points) > MANY else go.Scatter
         colours = {"colorscale": SCALE, "cmin": 0, "cmax": len(NAMES)}
-        hover = "phase %{customdata[0]}, exit %{customdata[1]}, %{customdata[2]} px<br>(%{x:.4g}, %{y:.4g})"
+        edge = {"color": "black", "line": {"width": 2}}
+        hover = ("phase %{customdata[0]}, exit %{customdata[1]}, %{customdata[2]} px<br>(%{x:.4g}, %{y:.4g})"
+                 "<extra></extra>")
         traces = [go.Scatter(mode="lines", line={"color": "#9a9a9a", "width": 1.2, "dash": dash}, name=f"phase {p}",
                              hoverinfo="skip") for p, (_, dash) in DASHES.items()]
-        for kind, (symbol, size, opacity, line) in MARKERS.items():
-            make = cloud if kind == "dominated" else go.Scatter
-            edge = {"width": line, "color": "white" if kind == "front" else "black"}
-            traces.append(make(mode="markers", name={"knee": "high trade-off"}.get(kind, kind),
-                               hovertemplate=None if kind == "dominated" else f"{hover}<extra></extra>",
-                               marker={"symbol": symbol, "size": size, "opacity": opacity, "line": edge, **colours}))
+        for kind, (symbol, size, opacity, width, colour) in MARKERS.items():
+            look = {"symbol": symbol, "size": size, "opacity": opacity, "line": {"width": width, "color": colour}}
+            traces.append(go.Scatter(mode="markers", marker=look | colours, hovertemplate=hover,
+                                     name="high trade-off" if kind == "knee" else kind))
         traces += [
             go.Scatter(mode="markers", name="printed", hovertemplate="%{text}: %{x:.4g}, %{y:.4g}<extra></extra>",
                        marker={"symbol": "diamond", "size": 9, "line": {"width": 1.2, "color": "black"}, **colours}),
             go.Scatter(mode="lines+text", name="printed best", line={"color": "black", "width": 1, "dash": "dash"},
-                       textposition="top right", textfont={"size": 10}, hoverinfo="skip")]
+                       textposition="top right", textfont={"size": 10}, hoverinfo="skip"),
+            go.Scatter(mode="markers+text", textposition="top right", textfont={"size": 13}, hoverinfo="skip",
+                       showlegend=False, marker={"symbol": "square-open", "size": 17, **edge}),
+            go.Scatter(mode="markers", hoverinfo="skip", showlegend=False,
+                       marker={"symbol": "circle-open", "size": 20, **edge})]
         plain = {"template": "simple_white", "margin": {"l": 58, "r": 34, "t": 8, "b": 44}, "font": {"size": 11},
-                 "hovermode": "closest"}
+                 "hovermode": "closest", "modebar": {"orientation": "v"}}
         grid = {"showgrid": True, "gridcolor": "#e8e8e8"}
         self.figure = go.FigureWidget(traces, go.Layout(
             height=450, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}, xaxis=grid, yaxis=grid,
-            modebar={"orientation": "v"}, **plain, shapes=[_around("circle", 10), *(_around("rect", 8) | {
-                "label": {"text": name, "textposition": "top right"}} for name in PINS)]))
-        self.figure._config |= {"responsive": True, "displaylogo": False}       # the documented way to set it
+            width=690, **plain))
         self.lines, self.kinds = self.figure.data[:4], dict(zip(MARKERS, self.figure.data[4:7], strict=True))
-        self.diamonds, self.best = self.figure.data[7:]
+        self.diamonds, self.best, self.squares, self.ring = self.figure.data[7:]
         for kind, trace in self.kinds.items():
             trace.on_click(lambda _, at, __, kind=kind: self._clicked(kind, at.point_inds))
         self.predictions = go.FigureWidget(
             [go.Scatter(mode="lines", line={"color": "#bbbbbb", "width": 1}, hoverinfo="skip"),
              go.Scatter(mode="markers", marker={"size": 5, "color": GREY}, hovertemplate="predicted %{x:.2f}, measured "
                         "%{y:.2f}<extra></extra>"),
-             go.Scatter(mode="markers", hoverinfo="skip", marker={
-                 "symbol": "circle-open", "size": 17, "color": "black", "line": {"width": 2}})],
-            go.Layout(height=260, width=300, showlegend=False, xaxis={"title": "predicted top-1 (%)"} | grid,
+             go.Scatter(mode="markers", hoverinfo="skip", marker={"symbol": "circle-open", "size": 17, **edge})],
+            go.Layout(height=240, width=330, showlegend=False, xaxis={"title": "predicted top-1 (%)"} | grid,
                       yaxis={"title": "measured (%)"} | grid, **plain))
 
     def _make_buttons(self):
@@ -614,7 +616,6 @@ class Browser(widgets.VBox):
             button("Unpin all", "Empty the comparison", self.unpin),
             button("Export", "Write the chosen subnet as files that need no supernet", self.export)])
         self.status, self.numbers, self.drawn, self.said, self.pinned = (widgets.HTML() for _ in range(5))
-        self.numbers.layout.flex = "1 1 500px"
         self.said.add_class("nat-said")
 
     # ---- what happens
@@ -652,16 +653,13 @@ class Browser(widgets.VBox):
         rows, x, y = select(self.drawable, self.choices()), self.x.value, self.y.value
         rows = rows[rows[x].notna() & rows[y].notna()]
         kinds, line = _kinds(rows), ordered_front(rows, x)
-        at = {name: rows[name].to_numpy() for name in (x, y, "colour")}
-        hover, self.shown = rows[["phase", "exit", "resolution"]].to_numpy(), rows
-        self.indices = {kind: rows.index[kinds == kind] for kind in MARKERS}
+        self.shown, self.indices = rows, {kind: rows.index[kinds == kind] for kind in MARKERS}
+        self.indices["dominated"] = _thinned(rows.loc[self.indices["dominated"], [x, y]]).index
         with self.figure.batch_update():
             for kind, trace in self.kinds.items():
-                # Plotly takes thousands of numbers best as an array, and stumbles over an array of few colours.
-                values = [at[name][kinds == kind] for name in (x, y, "colour")]
-                if kind != "dominated":
-                    values, trace.customdata = [v.tolist() for v in values], hover[kinds == kind].tolist()
-                trace.x, trace.y, trace.marker.color = values
+                here = rows.loc[self.indices[kind]]
+                trace.x, trace.y, trace.marker.color = (here[name].tolist() for name in (x, y, "colour"))
+                trace.customdata = here[["phase", "exit", "resolution"]].to_numpy().tolist()
             for phase, trace in zip(DASHES, self.lines, strict=True):
                 mine = line[line.phase == phase]
                 trace.x, trace.y = _joined(mine, x, y)
@@ -671,7 +669,7 @@ class Browser(widgets.VBox):
         self.place.max = max(len(line) - 1, 0)
         self.walked = line.index.to_numpy()
         self.status.value = f"<span class='nat-status'>{_status(rows)}</span>"
-        if self.chosen is not None and self._is_chosen().any():     # the same subnet, at the weights of this iteration
+        if self._is_chosen().any():             # the same subnet, at the weights of this iteration
             self.choose(self.points.loc[rows.index[self._is_chosen()][0]])
 
     def _clicked(self, kind, at):
@@ -679,16 +677,16 @@ class Browser(widgets.VBox):
             self.choose(self.points.loc[self.indices[kind][at[0]]])
 
     def _mark(self):
-        """Move the ring to the chosen subnet and the squares to the pinned ones: shapes, which redraw no point."""
-        x, y, chosen = self.x.value, self.y.value, self.chosen is not None and self._is_chosen().any()
-        marked = [self.shown[self._is_chosen()].iloc[0] if chosen else None, *self.pins, *[None] * (4 - len(self.pins))]
-        for shape, row in zip(self.figure.layout.shapes, marked, strict=True):
-            there = row is not None and not np.isnan([row[x], row[y]]).any()
-            shape.visible = there
-            if there:
-                shape.xanchor, shape.yanchor = row[x], row[y]
+        """The ring around the chosen subnet and the squares around the pinned ones, where they are now."""
+        x, y, here = self.x.value, self.y.value, self.shown[self._is_chosen()]
+        self.ring.x, self.ring.y = here[x].tolist(), here[y].tolist()
+        self.squares.x, self.squares.y = ([None if np.isnan(row[axis]) else row[axis] for row in self.pins]
+                                          for axis in (x, y))
+        self.squares.text = list(PINS[:len(self.pins)])
 
     def _is_chosen(self):
+        if self.chosen is None:
+            return np.zeros(len(self.shown), bool)
         return (self.shown.search.to_numpy() == self.chosen.search) & (self.shown.code.to_numpy() == self.chosen.code)
 
     def choose(self, row):
@@ -703,7 +701,7 @@ class Browser(widgets.VBox):
         with self.predictions.batch_update():
             line, cloud, here = self.predictions.data
             if other:
-                tried = proposals(row.folder)
+                tried = _thinned(proposals(row.folder)[["predicted", "measured"]])
                 cloud.x, cloud.y = tried.predicted, tried.measured
                 line.x = line.y = _range([*tried.predicted, *tried.measured])
             here.x, here.y = ([], []) if np.isnan(row.predicted) else ([row.predicted], [row.measured])
@@ -757,10 +755,14 @@ def _colours(rows):
     return rows.supernet.map({name: k + 0.5 for k, name in enumerate(NAMES)}).to_numpy(float)
 
 
-def _around(kind, size):
-    """A plotly shape of `size` pixels to each side of its anchor, not shown yet."""
-    return {"type": kind, "xsizemode": "pixel", "ysizemode": "pixel", "x0": -size, "x1": size, "y0": -size, "y1": size,
-            "xanchor": 1, "yanchor": 1, "visible": False, "line": {"width": 2, "color": "black"}}
+def _thinned(rows):
+    """Rows of two coordinates; of more than MANY the first in every cell of a grid, costs on a logarithmic scale."""
+    if len(rows) <= MANY:
+        return rows
+    values = np.column_stack([np.log10(rows[name]) if scale(rows, name) == "log" else rows[name] for name in rows])
+    low, extent = values.min(axis=0), np.maximum(np.ptp(values, axis=0), 1e-12)
+    cells = ((values - low) / extent * CELLS).astype(int)
+    return rows.iloc[np.sort(np.unique(cells, axis=0, return_index=True)[1])]
 
 
 def _status(rows):

@@ -76,14 +76,14 @@ def tools():
     return (browser, driver) if browser and driver else None
 
 
-def with_parameters(source, target, **values):
+def with_parameters(source, copy, /, **values):
     """A copy of a notebook whose parameters cell holds other values."""
     notebook = nbformat.read(source, as_version=4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     for name, value in values.items():
         cell.source, found = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", cell.source, flags=re.M)
         assert found == 1, name
-    nbformat.write(notebook, target)
+    nbformat.write(notebook, copy)
 
 
 @contextmanager
@@ -193,8 +193,7 @@ window.nat = {
     return [box.left + layout.xaxis._offset + layout.xaxis.d2p(t.x[i]),
             box.top + layout.yaxis._offset + layout.yaxis.d2p(t.y[i])];
   },
-  marked: kind => nat.figure()._fullLayout.shapes.filter(s => s.visible === true && s.type === kind)
-    .map(s => s.xanchor),
+  marked: symbol => Array.from(nat.figure()._fullData.find(t => t.marker && t.marker.symbol === symbol).x || []),
   text: selector => [...document.querySelectorAll('.nat-browser ' + selector)].map(e => e.textContent).join('\\n'),
 };
 """

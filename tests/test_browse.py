@@ -242,8 +242,18 @@ def shown_points(browser):
     return sum(len(trace.x) for trace in browser.kinds.values())
 
 
-def marks(browser):
-    return [shape for shape in browser.figure.layout.shapes if shape.visible]
+def test_of_many_dominated_subnets_those_on_top_of_each_other_are_drawn_once(tmp_path):
+    lay_search(tmp_path, np.random.default_rng(2), archive=3000, iterations=1)
+    points = browse.load(tmp_path)
+    browser = Browser(points, tmp_path, "digits_turned", "acc+macs")
+    rows = browse.select(points, Choices())
+    cloud, whole = browser.kinds["dominated"], rows[~rows.front]
+    assert len(whole) > browse.MANY and 100 < len(cloud.x) < len(whole) / 2
+    assert f"{len(rows)} subnets shown" in browser.status.value
+    every, drawn = (np.column_stack([np.log10(x), y]) for x, y in ((whole.macs, whole.val_top1), (cloud.x, cloud.y)))
+    cell = np.ptp(every, axis=0) / browse.CELLS
+    assert all((np.abs(drawn - point) <= cell).all(axis=1).any() for point in every)    # a drawn one lies on each
+    assert len(browser.kinds["front"].x) + len(browser.kinds["knee"].x) == rows.front.sum()
 
 
 def test_a_batch_run_makes_no_widget(points, tmp_path, monkeypatch):
@@ -290,8 +300,7 @@ def test_walking_pinning_and_clicking(browser):
         browser.walk.children[2].click()
         seen.append(browser.chosen.name)
     assert list(dict.fromkeys(seen)) == order.index.tolist() and browser.place.value == len(order) - 1
-    ring, = marks(browser)
-    assert (ring.type, ring.xanchor, ring.yanchor) == ("circle", browser.chosen.macs, browser.chosen.val_top1)
+    assert (browser.ring.x, browser.ring.y) == ((browser.chosen.macs,), (browser.chosen.val_top1,))
     assert f"{browser.chosen.val_top1:.2f}" in browser.numbers.value and "<svg" in browser.drawn.value
     pin, unpin, _ = browser.buttons.children
     for _ in range(6):
@@ -299,10 +308,10 @@ def test_walking_pinning_and_clicking(browser):
         pin.click()                                      # the same again: once
         browser.walk.children[1].click()
     assert len(browser.pins) == 4 and browser.pinned.value.count("scope='col'") == 4
-    assert [s.label.text for s in marks(browser)[1:]] == ["A", "B", "C", "D"]
+    assert browser.squares.text == ("A", "B", "C", "D")
     assert "Four are pinned" in browser.said.value
     unpin.click()
-    assert browser.pins == [] and browser.pinned.value == "" and len(marks(browser)) == 1
+    assert browser.pins == [] and browser.pinned.value == "" and browser.squares.x == ()
     from plotly.callbacks import Points
     at = len(browser.indices["dominated"]) - 1
     browser.kinds["dominated"]._dispatch_on_click(Points(point_inds=[at]), None)

@@ -46,8 +46,8 @@ def shown(page):
     return sorted(xs(page, "dominated") + xs(page, "front") + xs(page, "high trade-off"))
 
 
-def marked(page, kind):
-    return page.execute_script(f"return nat.marked('{kind}')")
+def marked(page, symbol):
+    return page.execute_script(f"return nat.marked('{symbol}')")
 
 
 def text(page, selector):
@@ -108,11 +108,11 @@ def test_the_front_is_walked_with_keys_pinned_and_compared(page):
     handle.send_keys(Keys.HOME)
     front = sorted(xs(page, "front") + xs(page, "high trade-off"))
     for x in front:
-        wait(lambda x=x: marked(page, "circle") == pytest.approx([x]), 20, f"the point at {x}")
+        wait(lambda x=x: marked(page, "circle-open") == pytest.approx([x]), 20, f"the point at {x}")
         button(page, "Pin").click()
         handle.send_keys(Keys.ARROW_RIGHT)
     pinned = min(4, len(front))
-    wait(lambda: marked(page, "rect") == pytest.approx(front[:pinned]), 20, "the squares")
+    wait(lambda: marked(page, "square-open") == pytest.approx(front[:pinned]), 20, "the squares")
     tables = page.find_elements("css selector", ".nat-browser .nat-table")
     assert len(tables) == 2 and len(tables[1].find_elements("css selector", "th[scope=col]")) == pinned
     button(page, "Unpin all").click()
