@@ -578,15 +578,15 @@ class Browser(widgets.VBox):
             go.Scatter(mode="lines+text", name="printed best", line={"color": "black", "width": 1, "dash": "dash"},
                        textposition="top right", textfont={"size": 10}, hoverinfo="skip"),
             go.Scatter(mode="markers+text", textposition="top right", textfont={"size": 13}, hoverinfo="skip",
-                       showlegend=False, marker={"symbol": "square-open", "size": 17, **edge}),
+                       showlegend=False, cliponaxis=False, marker={"symbol": "square-open", "size": 17, **edge}),
             go.Scatter(mode="markers", hoverinfo="skip", showlegend=False,
                        marker={"symbol": "circle-open", "size": 20, **edge})]
         plain = {"template": "simple_white", "margin": {"l": 58, "r": 34, "t": 8, "b": 44}, "font": {"size": 11},
                  "hovermode": "closest", "modebar": {"orientation": "v"}}
         grid = {"showgrid": True, "gridcolor": "#e8e8e8"}
         self.figure = go.FigureWidget(traces, go.Layout(
-            height=450, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}, xaxis=grid, yaxis=grid,
-            width=690, **plain))
+            height=450, width=690, xaxis=grid, yaxis=grid, **plain,
+            legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "font": {"size": 10}}))
         self.lines, self.kinds = self.figure.data[:4], dict(zip(MARKERS, self.figure.data[4:7], strict=True))
         self.diamonds, self.best, self.squares, self.ring = self.figure.data[7:]
         for kind, trace in self.kinds.items():
@@ -596,8 +596,10 @@ class Browser(widgets.VBox):
              go.Scatter(mode="markers", marker={"size": 5, "color": GREY}, hovertemplate="predicted %{x:.2f}, measured "
                         "%{y:.2f}<extra></extra>"),
              go.Scatter(mode="markers", hoverinfo="skip", marker={"symbol": "circle-open", "size": 17, **edge})],
-            go.Layout(height=240, width=330, showlegend=False, xaxis={"title": "predicted top-1 (%)"} | grid,
+            go.Layout(height=230, width=330, showlegend=False, xaxis={"title": "predicted top-1 (%)"} | grid,
                       yaxis={"title": "measured (%)"} | grid, **plain))
+        self.figure._config = self.figure._config | {"displaylogo": False}
+        self.predictions._config = self.predictions._config | {"displayModeBar": False}
 
     def _make_buttons(self):
         def button(text, tip, action):
@@ -640,13 +642,13 @@ class Browser(widgets.VBox):
                     "range": np.log10(limits), "tickmode": "array", "tickvals": log_ticks(*limits),
                     "ticktext": [f"{v:g}" for v in log_ticks(*limits)]}
                 self.figure.layout[axis].update(title={"text": AXES[name]}, type=kind, **ticks)
-            self.diamonds.x, self.diamonds.y, self.diamonds.text = paper.x, paper.y, paper.label
-            self.diamonds.marker.color = _colours(paper)
+            self.diamonds.x, self.diamonds.y, self.diamonds.text = map(_some, (paper.x, paper.y, paper.label))
+            self.diamonds.marker.color = _some(_colours(paper), 0)
             self.diamonds.showlegend, self.best.showlegend = bool(len(paper)), bool(len(lines))
-            self.best.x = [at for _ in lines.index for at in (*ends, None)]
-            self.best.y = [at for top1 in lines.top1 for at in (top1, top1, None)]
-            self.best.text = [text for label in lines.label for text in (label, "", "")]
-            self._show()
+            self.best.x = _some([at for _ in lines.index for at in (*ends, None)])
+            self.best.y = _some([at for top1 in lines.top1 for at in (top1, top1, None)])
+            self.best.text = _some([text for label in lines.label for text in (label, "", "")])
+        self._show()
 
     def _show(self):
         """Other limits or iteration: other rows."""
@@ -658,31 +660,35 @@ class Browser(widgets.VBox):
         with self.figure.batch_update():
             for kind, trace in self.kinds.items():
                 here = rows.loc[self.indices[kind]]
-                trace.x, trace.y, trace.marker.color = (here[name].tolist() for name in (x, y, "colour"))
+                trace.x, trace.y, trace.marker.color = _some(here[x]), _some(here[y]), _some(here.colour, 0)
                 trace.customdata = here[["phase", "exit", "resolution"]].to_numpy().tolist()
             for phase, trace in zip(DASHES, self.lines, strict=True):
                 mine = line[line.phase == phase]
                 trace.x, trace.y = _joined(mine, x, y)
                 trace.showlegend = len(mine) > 0
-            self._mark()
         self.walked = ()            # while the length of the slider changes nobody walks
         self.place.max = max(len(line) - 1, 0)
         self.walked = line.index.to_numpy()
         self.status.value = f"<span class='nat-status'>{_status(rows)}</span>"
         if self._is_chosen().any():             # the same subnet, at the weights of this iteration
             self.choose(self.points.loc[rows.index[self._is_chosen()][0]])
+        else:
+            self._mark()
 
     def _clicked(self, kind, at):
         if at:
             self.choose(self.points.loc[self.indices[kind][at[0]]])
 
     def _mark(self):
-        """The ring around the chosen subnet and the squares around the pinned ones, where they are now."""
+        """The ring around the chosen subnet and the squares around the pinned ones, where they are now.
+
+        Sent by itself: a trace loses on the page what another one of the same message sets (colours, legends).
+        """
         x, y, here = self.x.value, self.y.value, self.shown[self._is_chosen()]
-        self.ring.x, self.ring.y = here[x].tolist(), here[y].tolist()
-        self.squares.x, self.squares.y = ([None if np.isnan(row[axis]) else row[axis] for row in self.pins]
-                                          for axis in (x, y))
-        self.squares.text = list(PINS[:len(self.pins)])
+        with self.figure.batch_update():
+            self.ring.x, self.ring.y = _some(here[x]), _some(here[y])
+            self.squares.x, self.squares.y = (_some([row[axis] for row in self.pins]) for axis in (x, y))
+            self.squares.text = _some(PINS[:len(self.pins)])
 
     def _is_chosen(self):
         if self.chosen is None:
@@ -696,15 +702,14 @@ class Browser(widgets.VBox):
         self.numbers.value = side_by_side([below, row, above], ["less accurate", "chosen", "more accurate"],
                                           "The chosen subnet between its neighbours on the front")
         self.drawn.value = drawing(row)
-        with self.figure.batch_update():
-            self._mark()
+        self._mark()
         with self.predictions.batch_update():
             line, cloud, here = self.predictions.data
             if other:
                 tried = _thinned(proposals(row.folder)[["predicted", "measured"]])
-                cloud.x, cloud.y = tried.predicted, tried.measured
+                cloud.x, cloud.y = _some(tried.predicted), _some(tried.measured)
                 line.x = line.y = _range([*tried.predicted, *tried.measured])
-            here.x, here.y = ([], []) if np.isnan(row.predicted) else ([row.predicted], [row.measured])
+            here.x, here.y = _some([row.predicted]), _some([row.measured])
         at = np.flatnonzero(self.walked == row.name)
         if len(at):
             self.place.value = int(at[0])
@@ -732,8 +737,7 @@ class Browser(widgets.VBox):
     def _show_pins(self, said=""):
         self.pinned.value = side_by_side(self.pins, PINS[:len(self.pins)], "Pinned subnets") if self.pins else ""
         self.said.value = said
-        with self.figure.batch_update():
-            self._mark()
+        self._mark()
 
     def export(self):
         self.said.value = "Exporting: the batch norms are recalibrated and every file is read back ..."
@@ -777,7 +781,14 @@ def _status(rows):
 def _joined(line, x, y):
     """Coordinates of the fronts of several searches, a gap after each."""
     parts = [np.vstack([part[[x, y]].to_numpy(float), [[np.nan, np.nan]]]) for _, part in line.groupby("search")]
-    return np.vstack(parts).T if parts else ([], [])
+    return map(_some, np.vstack(parts).T if parts else ([], []))
+
+
+def _some(values, otherwise=None):
+    """A list for plotly: numbers that are not known become gaps; instead of nothing [otherwise], for plotly forgets
+    the look of a trace without points.
+    """
+    return [None if isinstance(v, float) and np.isnan(v) else v for v in values] or [otherwise]
 
 
 def _range(values, scale="linear"):

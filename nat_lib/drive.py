@@ -135,7 +135,9 @@ def watch(process, out, todo, say, every=60.0):
             if job.id in started - done and (out / job.record).exists():
                 done.add(job.id)
                 rest = whole - sum(j.weight for j in todo if j.id in done)
-                left = f", about {_duration(passed * rest / (whole - rest))} left" if rest else ""
+                # After the first small jobs an estimate would be off by a factor of five.
+                known = rest and whole - rest > whole / 10
+                left = f", about {_duration(passed * rest / (whole - rest))} left" if known else ""
                 say(passed, f"done    {job.title}   ({len(done)} of {len(todo)}{left})")
             elif job.id in started - done - failed and _last_line(out / job.log).startswith("failed: "):
                 failed.add(job.id)

@@ -124,7 +124,7 @@ def _papermill(folder, params, timeout):
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "NAT_TMP": str(folder), "TMPDIR": str(folder), "JUPYTER_PATH": str(folder),
         "JUPYTER_RUNTIME_DIR": str(folder), "IPYTHONDIR": str(folder / "ipython"),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",      # figures in the notebook, whatever the shell says
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures in the notebook, whatever the shell says
         "PYDEVD_DISABLE_FILE_VALIDATION": "1", **({name: str(threads) for name in THREADS} if threads else {})}
     worker = subprocess.Popen([sys.executable, "-m", "nat_lib.nbrun", "--papermill", str(folder / "request.json")],
                               env=environment, stdin=subprocess.DEVNULL, start_new_session=True,

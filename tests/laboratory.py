@@ -187,13 +187,14 @@ PAGE = """
 window.nat = {
   figure: () => document.querySelector('.nat-browser .js-plotly-plot'),
   trace: name => nat.figure()._fullData.find(t => t.name === name),
-  xs: name => Array.from(nat.trace(name).x || []),
+  xs: name => Array.from(nat.trace(name).x || []).filter(x => x !== null),
   at: (name, i) => {
     const layout = nat.figure()._fullLayout, box = nat.figure().getBoundingClientRect(), t = nat.trace(name);
     return [box.left + layout.xaxis._offset + layout.xaxis.d2p(t.x[i]),
             box.top + layout.yaxis._offset + layout.yaxis.d2p(t.y[i])];
   },
-  marked: symbol => Array.from(nat.figure()._fullData.find(t => t.marker && t.marker.symbol === symbol).x || []),
+  marked: symbol => Array.from(nat.figure()._fullData.find(t => t.marker && t.marker.symbol === symbol).x || [])
+    .filter(x => x !== null),
   text: selector => [...document.querySelectorAll('.nat-browser ' + selector)].map(e => e.textContent).join('\\n'),
 };
 """

@@ -84,6 +84,20 @@ def test_a_slider_moved_by_the_keyboard_shows_another_iteration(page, archive):
     wait(lambda: f"{archive.iteration.max()} of {archive.iteration.max()}" in text(page, ".nat-table"), 20, "the last")
 
 
+def test_what_was_hidden_comes_back_looking_the_same(page, archive):
+    from selenium.webdriver.common.keys import Keys
+
+    looks = ("return nat.figure().data.filter(t => t.marker).map(t => [t.marker.symbol, t.marker.size, t.showlegend, "
+             "(t.marker.line || {}).width, typeof t.marker.color === 'string' ? t.marker.color : 'by supernet'])")
+    before, handle = page.execute_script(looks), slider(page, "MACs ≤")
+    assert ["circle-open", 20, False, 2, "black"] in before and ["star", 14, None, 0.8, "by supernet"] in before
+    handle.send_keys(Keys.HOME)
+    wait(lambda: len(shown(page)) <= 1, 20, "an almost empty figure")
+    handle.send_keys(Keys.END)
+    wait(lambda: len(shown(page)) == (archive.iteration == archive.iteration.max()).sum(), 20, "all subnets")
+    assert page.execute_script(looks) == before
+
+
 def test_a_clicked_point_is_told_and_drawn(page, archive):
     from selenium.webdriver.common.action_chains import ActionChains
 
