@@ -506,15 +506,16 @@ class Browser(widgets.VBox):
         self._make_choices(dataset, objectives)
         self._make_figures()
         self._make_buttons()
+        self._show_runs()
+        best = self.shown.assign(knee=self.shown.knee > 0).sort_values(["knee", "val_top1"]).index[-1]
+        self.choose(self.points.loc[best])
+        self._make_live()
         super().__init__([
             widgets.HTML(CSS), widgets.HBox([
                 self.left, widgets.VBox([widgets.HBox([self.x, self.y]), self.figure, self.status, self.walk]),
                 widgets.VBox([self.numbers, self.predictions])], layout={"flex_flow": "row wrap"}),
             self.drawn, self.buttons, self.said, self.pinned])
         self.add_class("nat-browser")
-        self._show_runs()
-        best = self.shown.assign(knee=self.shown.knee > 0).sort_values(["knee", "val_top1"]).index[-1]
-        self.choose(self.points.loc[best])
 
     # ---- what it consists of
 
@@ -563,7 +564,9 @@ class Browser(widgets.VBox):
 
     def _make_figures(self):
         colours = {"colorscale": SCALE, "cmin": 0, "cmax": len(NAMES)}
-        edge = {"color": "black", "line": {"width": 2}}
+        # A trace forgets on the page what another one in the same message sets, so these two have no colour of their
+        # own (the layout says black) and always stand in the legend.
+        edge = {"line": {"width": 2}}
         hover = ("phase %{customdata[0]}, exit %{customdata[1]}, %{customdata[2]} px<br>(%{x:.4g}, %{y:.4g})"
                  "<extra></extra>")
         traces = [go.Scatter(mode="lines", line={"color": "#9a9a9a", "width": 1.2, "dash": dash}, name=f"phase {p}",
@@ -577,27 +580,35 @@ class Browser(widgets.VBox):
                        marker={"symbol": "diamond", "size": 9, "line": {"width": 1.2, "color": "black"}, **colours}),
             go.Scatter(mode="lines+text", name="printed best", line={"color": "black", "width": 1, "dash": "dash"},
                        textposition="top right", textfont={"size": 10}, hoverinfo="skip"),
-            go.Scatter(mode="markers+text", textposition="top right", textfont={"size": 13}, hoverinfo="skip",
-                       showlegend=False, cliponaxis=False, marker={"symbol": "square-open", "size": 17, **edge}),
-            go.Scatter(mode="markers", hoverinfo="skip", showlegend=False,
+            go.Scatter(mode="markers+text", name="pinned", textposition="top right", textfont={"size": 13},
+                       hoverinfo="skip", cliponaxis=False, marker={"symbol": "square-open", "size": 17, **edge}),
+            go.Scatter(mode="markers", name="chosen", hoverinfo="skip",
                        marker={"symbol": "circle-open", "size": 20, **edge})]
         plain = {"template": "simple_white", "margin": {"l": 58, "r": 34, "t": 8, "b": 44}, "font": {"size": 11},
-                 "hovermode": "closest", "modebar": {"orientation": "v"}}
+                 "hovermode": "closest", "modebar": {"orientation": "v"}, "colorway": ["black"]}
         grid = {"showgrid": True, "gridcolor": "#e8e8e8"}
-        self.figure = go.FigureWidget(traces, go.Layout(
+        self.figure = go.Figure(traces, go.Layout(
             height=450, width=690, xaxis=grid, yaxis=grid, **plain,
             legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "font": {"size": 10}}))
-        self.lines, self.kinds = self.figure.data[:4], dict(zip(MARKERS, self.figure.data[4:7], strict=True))
-        self.diamonds, self.best, self.squares, self.ring = self.figure.data[7:]
-        for kind, trace in self.kinds.items():
-            trace.on_click(lambda _, at, __, kind=kind: self._clicked(kind, at.point_inds))
-        self.predictions = go.FigureWidget(
+        self.predictions = go.Figure(
             [go.Scatter(mode="lines", line={"color": "#bbbbbb", "width": 1}, hoverinfo="skip"),
              go.Scatter(mode="markers", marker={"size": 5, "color": GREY}, hovertemplate="predicted %{x:.2f}, measured "
                         "%{y:.2f}<extra></extra>"),
              go.Scatter(mode="markers", hoverinfo="skip", marker={"symbol": "circle-open", "size": 17, **edge})],
             go.Layout(height=230, width=330, showlegend=False, xaxis={"title": "predicted top-1 (%)"} | grid,
                       yaxis={"title": "measured (%)"} | grid, **plain))
+        self._name_traces()
+
+    def _name_traces(self):
+        self.lines, self.kinds = self.figure.data[:4], dict(zip(MARKERS, self.figure.data[4:7], strict=True))
+        self.diamonds, self.best, self.squares, self.ring = self.figure.data[7:]
+
+    def _make_live(self):
+        """Turn the filled figures into widgets: a page that connects later gets what they held when they were made."""
+        self.figure, self.predictions = go.FigureWidget(self.figure), go.FigureWidget(self.predictions)
+        self._name_traces()
+        for kind, trace in self.kinds.items():
+            trace.on_click(lambda _, at, __, kind=kind: self._clicked(kind, at.point_inds))
         self.figure._config = self.figure._config | {"displaylogo": False}
         self.predictions._config = self.predictions._config | {"displayModeBar": False}
 
@@ -666,29 +677,24 @@ class Browser(widgets.VBox):
                 mine = line[line.phase == phase]
                 trace.x, trace.y = _joined(mine, x, y)
                 trace.showlegend = len(mine) > 0
+            self._mark()
         self.walked = ()            # while the length of the slider changes nobody walks
         self.place.max = max(len(line) - 1, 0)
         self.walked = line.index.to_numpy()
         self.status.value = f"<span class='nat-status'>{_status(rows)}</span>"
         if self._is_chosen().any():             # the same subnet, at the weights of this iteration
             self.choose(self.points.loc[rows.index[self._is_chosen()][0]])
-        else:
-            self._mark()
 
     def _clicked(self, kind, at):
         if at:
             self.choose(self.points.loc[self.indices[kind][at[0]]])
 
     def _mark(self):
-        """The ring around the chosen subnet and the squares around the pinned ones, where they are now.
-
-        Sent by itself: a trace loses on the page what another one of the same message sets (colours, legends).
-        """
+        """The ring around the chosen subnet and the squares around the pinned ones, where they are now."""
         x, y, here = self.x.value, self.y.value, self.shown[self._is_chosen()]
-        with self.figure.batch_update():
-            self.ring.x, self.ring.y = _some(here[x]), _some(here[y])
-            self.squares.x, self.squares.y = (_some([row[axis] for row in self.pins]) for axis in (x, y))
-            self.squares.text = _some(PINS[:len(self.pins)])
+        self.ring.x, self.ring.y = _some(here[x]), _some(here[y])
+        self.squares.x, self.squares.y = (_some([row[axis] for row in self.pins]) for axis in (x, y))
+        self.squares.text = _some(PINS[:len(self.pins)])
 
     def _is_chosen(self):
         if self.chosen is None:
@@ -702,7 +708,8 @@ class Browser(widgets.VBox):
         self.numbers.value = side_by_side([below, row, above], ["less accurate", "chosen", "more accurate"],
                                           "The chosen subnet between its neighbours on the front")
         self.drawn.value = drawing(row)
-        self._mark()
+        with self.figure.batch_update():
+            self._mark()
         with self.predictions.batch_update():
             line, cloud, here = self.predictions.data
             if other:
@@ -737,7 +744,8 @@ class Browser(widgets.VBox):
     def _show_pins(self, said=""):
         self.pinned.value = side_by_side(self.pins, PINS[:len(self.pins)], "Pinned subnets") if self.pins else ""
         self.said.value = said
-        self._mark()
+        with self.figure.batch_update():
+            self._mark()
 
     def export(self):
         self.said.value = "Exporting: the batch norms are recalibrated and every file is read back ..."

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from laboratory import lay_search
 
-from nat_lib import browse, draw, export, nat, report, runs
+from nat_lib import browse, draw, export, nat, plan, report, runs
 from nat_lib.arch import IRB
 from nat_lib.browse import Browser, Choices
 from nat_lib.cost import count
@@ -342,3 +342,11 @@ def test_every_control_has_a_name(browser):
     controls = [browser.dataset, *browser.of.values(), browser.x, browser.y, *browser.limits.values(), browser.paper,
                 browser.iteration, browser.place, *browser.buttons.children, *browser.walk.children]
     assert all(control.description for control in controls)
+
+
+def test_the_browser_runs_after_every_search_and_post_processing():
+    jobs = {job.id: job for job in plan.jobs("smoke")}
+    parts = {name for name in jobs if name.startswith(("04_natv2_phases-", "05_post_processing-"))}
+    assert parts and parts <= set(jobs["06_pareto_browser"].needs)
+    assert "06_pareto_browser" in jobs["07_thesis_report"].needs
+    assert list(jobs).index("06_pareto_browser") > max(map(list(jobs).index, parts))

@@ -87,10 +87,12 @@ def test_a_slider_moved_by_the_keyboard_shows_another_iteration(page, archive):
 def test_what_was_hidden_comes_back_looking_the_same(page, archive):
     from selenium.webdriver.common.keys import Keys
 
-    looks = ("return nat.figure().data.filter(t => t.marker).map(t => [t.marker.symbol, t.marker.size, t.showlegend, "
-             "(t.marker.line || {}).width, typeof t.marker.color === 'string' ? t.marker.color : 'by supernet'])")
+    looks = ("return nat.figure()._fullData.filter(t => t.marker && t.visible === true).map(t => [t.name, "
+             "t.marker.symbol, t.marker.size, (t.marker.line || {}).width, t.showlegend, (t.marker.line || {}).color, "
+             "typeof t.marker.color === 'string' ? t.marker.color : 'by supernet'])")
     before, handle = page.execute_script(looks), slider(page, "MACs ≤")
-    assert ["circle-open", 20, False, 2, "black"] in before and ["star", 14, None, 0.8, "by supernet"] in before
+    look = {name: (symbol, color) for name, symbol, *_, color in before}
+    assert look["chosen"] == ("circle-open", "black") and look["high trade-off"] == ("star", "by supernet")
     handle.send_keys(Keys.HOME)
     wait(lambda: len(shown(page)) <= 1, 20, "an almost empty figure")
     handle.send_keys(Keys.END)
