@@ -22,7 +22,7 @@ TARGETS, RATIO = {"sse": 1000.0, "empirical": 1.0, "uniform_range": 1.0}, 0.6   
 
 
 def genotypes(space, rng):
-    X = space.encode(space.sample(10 * ROWS, rng, by="architecture"))
+    X = space.sample_genotypes(10 * ROWS, rng, by="architecture")
     score = X[:, space.first :].sum(axis=1) + 5 * X[:, 1] + rng.normal(0, 8, len(X))
     return X[np.argsort(score)[-ROWS:]]
 

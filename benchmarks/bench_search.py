@@ -60,7 +60,7 @@ class Task:
         rng = np.random.default_rng(0)
         self.space = space = Space("BASE")
         gain = rng.uniform(0, 1, (space.n_var, space.n_codes + 1)) + np.linspace(0, 1, space.n_codes + 1)
-        self.X = space.encode(space.sample(VERSION.archive, rng, VERSION.sampling))
+        self.X = space.sample_genotypes(VERSION.archive, rng, VERSION.sampling)
         errors = 75 - gain[np.arange(space.n_var), self.X].sum(axis=1) + rng.normal(0, 0.3, len(self.X))
         self.predict = predictor.fit("lgb", space, self.X, errors, rng=rng).predict
         self.costs = [lambda X, name=name: count(X, space)[name].to_numpy() / 1e6

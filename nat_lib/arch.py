@@ -437,7 +437,11 @@ class Space(_Value):
         return hot
 
     def sample(self, n, rng, by="search", depth_prior="uniform", repair=None):
-        """n subnets: list of Arch.
+        """n subnets: list of Arch, of the genotypes of `sample_genotypes`."""
+        return self.decode(self.sample_genotypes(n, rng, by, depth_prior, repair))
+
+    def sample_genotypes(self, n, rng, by="search", depth_prior="uniform", repair=None):
+        """Genotypes of n subnets, (n, n_var) int64.
 
         by          : "search" = every variable uniform over its categories, then repaired (deep stages dominate);
                       "architecture" = depth first, then the codes uniform
@@ -455,7 +459,7 @@ class Space(_Value):
             else:
                 keep = (np.arange(SLOTS) < self.depths[0]) | (rng.random(shape) >= 1 / 3)
             X[:, self.first :] = (codes * keep).reshape(n, SLOTS * self.n_stages)
-        return self.decode(self.repair(X, repair or {"search": "push", "architecture": "fill"}[by]))
+        return self.repair(X, repair or {"search": "push", "architecture": "fill"}[by])
 
 
 _DEFAULTS = {"resolutions": RESOLUTIONS, "widths": WIDTHS, "base_channels": CHANNELS}

@@ -27,7 +27,6 @@ from nat_lib.runs import Refusal
 
 REFERENCE = Path(__file__).parent / "reference"
 COPIES, SURE = 1000, 0.95
-EFFECT_COPIES = 200
 MISSING = "\N{EN DASH}"
 TOLERANCE = 1.5         # points: the least difference that counts as one; the thesis's repeats differ by up to 1.2
 MODES = ("DESC", "ASC", "MIX", "UNIF")
@@ -446,8 +445,17 @@ def _over_copies(store, copies):
 
 def _outcomes(tree, store, copies):
     """Does the rule hold?  Truth values, one per row of `copies`."""
-    run = _closure(tree, frozenset())
-    if any(isinstance(node, ast.Call) and node.func.id in RANKING for node in ast.walk(tree)):
+    return _on_each(_closure(tree, frozenset()), _ranking(tree), store, copies)
+
+
+def _ranking(tree):
+    """The calls in a rule that put labels in order."""
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.func.id in RANKING]
+
+
+def _on_each(run, one_by_one, store, copies):
+    """What a function of a namespace gives for every row of `copies`; in one pass, unless it needs one by one."""
+    if one_by_one:
         return [run(_namespace(store, numbers)) for numbers in copies.tolist()]
     return np.broadcast_to(run(_over_copies(store, copies)), len(copies))
 
@@ -532,7 +540,14 @@ def _tally(node, names):
 
 
 # By how much a comparison holds, from the difference of its sides.
-MARGINS = {ast.Gt: float, ast.GtE: float, ast.Lt: operator.neg, ast.LtE: operator.neg, ast.Eq: lambda d: 0.0 - abs(d)}
+MARGINS = {ast.Gt: operator.pos, ast.GtE: operator.pos, ast.Lt: operator.neg, ast.LtE: operator.neg,
+           ast.Eq: lambda d: 0.0 - abs(d)}
+
+
+def _extreme(operation, sizes):
+    """np.minimum or np.maximum over several sizes, numbers or arrays over noisy copies; None if there is none."""
+    sizes = [size for size in sizes if size is not None]
+    return reduce(operation, sizes) if sizes else None
 
 
 def _size(node, bound):
@@ -541,15 +556,16 @@ def _size(node, bound):
         return _closure(node.left.args[0].left, bound)
     if isinstance(node, ast.BoolOp):
         parts = [_size(part, bound) for part in node.values]
-        return lambda names: min((x for x in (part(names) for part in parts) if x is not None), default=None)
+        return lambda names: _extreme(np.minimum, (part(names) for part in parts))
     if isinstance(node, ast.Compare) and all(type(op) in MARGINS for op in node.ops):
         sides = [_closure(side, bound) for side in (node.left, *node.comparators)]
         signs = [MARGINS[type(op)] for op in node.ops]
 
         def margin(names):
             values = [side(names) for side in sides]
-            numbers = all(isinstance(v, int | float) for v in values)
-            return min(sign(a - b) for sign, a, b in zip(signs, values, values[1:], strict=False)) if numbers else None
+            numbers = all(isinstance(v, int | float | np.ndarray) for v in values)
+            return _extreme(np.minimum, (sign(a - b) for sign, a, b in zip(signs, values, values[1:], strict=False)
+                                         if numbers))
         return margin
     return lambda names: None
 
@@ -592,7 +608,7 @@ def _judged(claim, store, copies):
     share = float(np.mean(_outcomes(tree, store, copies)))
     verdict = "reproduced" if share >= SURE else "contradicted" if share <= 1 - SURE else "tie within noise"
     return row | {"verdict": verdict, "share": share, "tolerance": max(tolerances, default=None),
-                  **_effect(tree, store, copies[:EFFECT_COPIES])}
+                  **_effect(tree, store, copies)}
 
 
 def quotes(claim, tree):
@@ -606,31 +622,34 @@ def _effect(tree, store, copies):
     In the unit of the values. Of conditions that must all hold it is the smallest margin, of `any` the largest, of
     `abs(ours - printed) < t` what is left of t. A rule on labels alone has none.
     """
-    size = _margin(tree, frozenset())
-    value, *noisy = (size(_namespace(store, numbers)) for numbers in ([v.value for v in store.values],
-                                                                     *copies.tolist()))
-    if value is None:
+    leads = [node.left for node in ast.walk(tree) if _names_first(node)]
+    sizes = _on_each(_margin(tree, frozenset()), [call for call in _ranking(tree) if call not in leads], store,
+                     np.vstack([[v.value for v in store.values], copies]))
+    if sizes[0] is None:
         return {}
-    low, high = np.percentile(noisy, [2.5, 97.5])
-    return {"margin": float(value), "low": float(low), "high": float(high)}
+    low, high = np.percentile(sizes[1:], [2.5, 97.5])
+    return {"margin": float(sizes[0]), "low": float(low), "high": float(high)}
 
 
 def _margin(node, bound):
     """Function of a namespace: the margin of a condition, None where it has no number."""
     if isinstance(node, ast.BoolOp):
         parts = [_margin(part, bound) for part in node.values]
-        return lambda names: min((x for x in (part(names) for part in parts) if x is not None), default=None)
+        return lambda names: _extreme(np.minimum, (part(names) for part in parts))
     if isinstance(node, ast.Call) and node.func.id in ("all", "any") and isinstance(node.args[0], ast.GeneratorExp):
         scopes, inner = _scopes(node.args[0].generators, bound)
-        element, pick = _margin(node.args[0].elt, inner), min if node.func.id == "all" else max
-        return lambda names: pick((x for x in map(element, scopes(names)) if x is not None), default=None)
+        element, pick = _margin(node.args[0].elt, inner), np.minimum if node.func.id == "all" else np.maximum
+        return lambda names: _extreme(pick, map(element, scopes(names)))
     if _printed_number(node):
         difference, tolerance = _closure(node.left.args[0], bound), node.comparators[0].value
         return lambda names: tolerance - abs(difference(names))
-    if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) and isinstance(node.left, ast.Call) \
-            and node.left.func.id in ("best", "worst"):
-        return _lead(node, bound)
-    return _size(node, bound)
+    return _lead(node, bound) if _names_first(node) else _size(node, bound)
+
+
+def _names_first(node):
+    """Is this node `best(...) == label` or `worst(...) == label`?"""
+    return (isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) and isinstance(node.left, ast.Call)
+            and node.left.func.id in ("best", "worst"))
 
 
 def _lead(node, bound):
@@ -643,5 +662,5 @@ def _lead(node, bound):
         dims = {k: f(names) for k, f in given.items()}
         over, among = dims.pop("over"), dims.pop("among")
         mean_of = {str(x): sign * mean(names["q"](metric(names), **dims, **{over: x})) for x in among}
-        return mean_of.pop(label(names)) - max(mean_of.values())
+        return mean_of.pop(label(names)) - _extreme(np.maximum, mean_of.values())
     return lead

@@ -271,7 +271,8 @@ def depth_shares(n=10_000, seed=0):
     for parallel, network in ((0, "BASE"), (1, "SE_P")):
         for law in ("search", "architecture"):
             space = Space(network)
-            depth = np.array([a.depth for a in space.sample(n, np.random.default_rng((seed, parallel)), by=law)])
+            X = space.sample_genotypes(n, np.random.default_rng((seed, parallel)), by=law)
+            depth = (X[:, space.first :].reshape(n, space.n_stages, space.slots) > 0).sum(axis=2)
             for d in space.depths:
                 share = float((depth == d).mean())
                 dims = {"space": law, "parallel": parallel, "depth": d}

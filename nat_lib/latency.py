@@ -268,7 +268,8 @@ def build_table(space, n_classes, device="cpu", runs=5, warmup=2, rounds=3, netw
 
 def _draw(space, n, rng):
     """n distinct subnets, the smallest and the largest first; the others leave at all exits in turn."""
-    X = space.encode([space.smallest, space.largest, *space.sample(4 * n, rng, by="architecture")])
+    X = np.concatenate([space.encode([space.smallest, space.largest]),
+                        space.sample_genotypes(4 * n, rng, by="architecture")])
     if space.early_exits:
         X[2:, 2] = np.arange(len(X) - 2) % len(space.exits)
     _, first = np.unique(space.active(X), axis=0, return_index=True)

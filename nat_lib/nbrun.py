@@ -196,7 +196,8 @@ def papermill_process(request_file):
     try:
         execute_notebook(request["notebook"], request["output"], request["params"], kernel_name=KERNEL,
                          language="python", progress_bar=False, log_output=True, start_timeout=300,
-                         cwd=request["cwd"],
+                         # Whatever a cell keeps is on disk when it ends: nothing is gained by a farewell of seconds.
+                         cwd=request["cwd"], shutdown_kernel="immediate",
                          # Sockets in the run's own folder: kernels started side by side compete for TCP ports.
                          config=Config({"KernelManager": {"transport": "ipc", "ip": f"{request['folder']}/socket"}}))
     except PapermillExecutionError as raised:

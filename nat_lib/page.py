@@ -53,7 +53,6 @@ def write(notebook, path):
                             exclude_output_prompt=True, sanitize_html=False)
     body, _ = exporter.from_notebook_node(source)
     body = re.sub(r'<a class="anchor-link".*?</a>', "", body, flags=re.S)
-    body = body.replace("No description has been provided for this image", "figure; its numbers are in a CSV file")
     title = re.search(r"<h1[^>]*>(.*?)</h1>", body, re.S)
     headings = re.findall(r'<h2 id="([^"]+)"[^>]*>(.*?)</h2>', body, re.S)
     contents = "".join(f'<li><a href="#{at}">{re.sub(r"^[0-9]+[.] ", "", text)}</a></li>'

@@ -284,7 +284,7 @@ def draw_study(space, sizes, repeats, n_test, seed=420):
     Source: thesis 6.2.2
     """
     def draw(n, *purpose):
-        return space.encode(space.sample(n, np.random.default_rng((seed, *purpose)), by="search"))
+        return space.sample_genotypes(n, np.random.default_rng((seed, *purpose)), by="search")
 
     return draw(n_test, 0), [(n, r, draw(n, 1, n, r)) for n in sizes for r in range(repeats)]
 

@@ -5,16 +5,19 @@ Whatever a table or figure shows also goes to a CSV: `save`. The same reports gi
 """
 
 import html
+import io
 from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, display
+from IPython.display import HTML, Image, display
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from PIL import Image as Picture
 
 from nat_lib import claims, runs
 from nat_lib.claims import MISSING, printed
@@ -25,6 +28,7 @@ COLOURS = {"BASE": "#555555", "SE_B": "#BBBBBB", "SE_D": "#88CCEE", "SE_P": "#44
            "EE_B": "#DDAA33", "EE_D": "#CC6677", "EE_P": "#AA4499", "EE_DP": "#882255"}
 EXIT_COLOURS = plt.get_cmap("viridis")      # of 1 - exit / 6: light exits are shallow
 GREY, PAPER = "#8a8a8a", "tiny_imagenet"
+DPI, SHOWN = 130, 96        # pixels per inch of a saved figure, and as a notebook shows it
 STYLE = {"font.size": 8.5, "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left",
          "axes.spines.top": False,
          "axes.spines.right": False, "axes.edgecolor": "#666666", "axes.grid": True, "axes.grid.axis": "y",
@@ -41,24 +45,32 @@ def thesis_style(draw):
 
 
 def save(thing, folder, name):
-    """Keep a figure (name.png, and its plotted rows as name.csv) or a frame (name.csv) in `folder`; returns it.
+    """Keep a figure (name.png, and its plotted rows as name.csv) or a frame (name.csv) in `folder`.
 
     Figures of this kit carry what they plot as `figure.rows`. Equal input gives equal bytes: no dates, no versions.
+    returns : the frame, or the picture that was saved, which a notebook shows without drawing it again
     """
     rows = thing.rows if isinstance(thing, Figure) else thing
     runs.write_text(Path(folder) / f"{name}.csv", rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    if isinstance(thing, Figure):
-        with runs.atomic(Path(folder) / f"{name}.png") as path:
-            thing.savefig(path, format="png", dpi=130, metadata={"Software": None})
-        plt.close(thing)        # shown once, as the value of the cell
-    return thing
+    if not isinstance(thing, Figure):
+        return thing
+    thing.set_dpi(DPI)
+    canvas, file = FigureCanvasAgg(thing), io.BytesIO()
+    canvas.draw()
+    plt.close(thing)
+    # 256 colours are enough for lines, markers and text, and take a third of the bytes.
+    pixels = Picture.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    pixels.quantize(256, dither=Picture.Dither.NONE).save(file, "png")
+    runs.write_bytes(Path(folder) / f"{name}.png", file.getvalue())
+    return Image(file.getvalue(), format="png", width=round(SHOWN * thing.get_figwidth()), alt=name.replace("_", " "))
 
 
 def show(number, figure, folder):
     """Save a figure of the thesis by its number, as fig_6_7.png and .csv, and show it below its title."""
-    titles = printed("figures").set_index("id").title
-    save(figure, folder, "fig_" + number.replace(".", "_"))
-    display(HTML(f"<b>Figure {number}</b>, {html.escape(titles[f'F{number}'])}"), figure)
+    title = printed("figures").set_index("id").title[f"F{number}"]
+    picture = save(figure, folder, "fig_" + number.replace(".", "_"))
+    picture.alt = f"Figure {number}, {title}"
+    display(HTML(f"<b>Figure {number}</b>, {html.escape(title)}"), picture)
 
 
 # ---------------------------------------------------------------------------------------------- what the cells left

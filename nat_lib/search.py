@@ -115,8 +115,8 @@ def _sample(space, version, n, taken, rng, depth_prior):
     X = taken
     for _ in range(TRIES):
         missing = n + len(taken) - len(X)
-        archs = space.sample(missing, rng, version.sampling, depth_prior, version.repair)
-        X = np.concatenate([X, space.encode(archs)])
+        more = space.sample_genotypes(missing, rng, version.sampling, depth_prior, version.repair)
+        X = np.concatenate([X, more])
         X = X[distinct(space, X)]
         if len(X) == n + len(taken):
             return X[len(taken) :]

@@ -37,7 +37,7 @@ def lay_search(out, rng, supernet="EE_D", phase=4, objectives="acc+macs", seed=0
     names = objectives.split("+")[1:]
     fresh = max(1, archive // 4)
     n = archive + iterations * fresh
-    X = rng.permutation(np.unique(space.active(space.encode(space.sample(2 * n, rng, "architecture"))), axis=0))[:n]
+    X = rng.permutation(np.unique(space.active(space.sample_genotypes(2 * n, rng, "architecture")), axis=0))[:n]
     costs = count(X, space, 5)
     cost = {"params": costs.params / 1e6, "macs": costs.macs_tp / 1e6, "latency": 1 + costs.macs_tp / 1e6}
     codes = np.array([" ".join(map(str, x)) for x in X])

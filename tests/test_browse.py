@@ -184,7 +184,8 @@ def test_neighbours_lie_next_to_a_subnet_on_its_own_front(points):
 def test_the_static_figure_carries_what_it_shows(points, tmp_path):
     rows = browse.select(points, Choices(objectives=("acc+macs",)))
     best = browse.recommended(points, "digits_turned", "acc+macs")
-    fig = report.save(browse.figure(rows, "macs", "val_top1", browse.printed("tiny_imagenet"), best), tmp_path, "front")
+    fig = browse.figure(rows, "macs", "val_top1", browse.printed("tiny_imagenet"), best)
+    report.save(fig, tmp_path, "front")
     assert len(pd.read_csv(tmp_path / "front.csv")) == len(rows) == len(fig.rows)
     ax, = fig.axes
     names = ("dominated", "front", "knee", "ring", "printed")

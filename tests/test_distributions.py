@@ -182,7 +182,7 @@ def test_probabilities_are_those_of_rounded_and_clipped_draws(rng):
 
 @pytest.mark.parametrize("repair", ["push", "fill"])
 def test_samples_follow_the_marginals_and_are_repaired(space, rng, repair):
-    best = space.encode(space.sample(150, rng, by="architecture"))
+    best = space.sample_genotypes(150, rng, by="architecture")
     marginals = fit(best, space.lower, space.upper)
     X = sample(marginals, 20_000, rng, space, repair)
     assert X.dtype == np.int64 and np.array_equal(X, space.repair(space.genotypes(X), repair))
@@ -193,7 +193,7 @@ def test_samples_follow_the_marginals_and_are_repaired(space, rng, repair):
 
 
 def test_samples_are_seeded_and_marginals_survive_json(space):
-    best = space.encode(space.sample(50, np.random.default_rng(1)))
+    best = space.sample_genotypes(50, np.random.default_rng(1))
     marginals = fit(best, space.lower, space.upper)
     again = [Marginal(*row) for row in json.loads(json.dumps(marginals))]
     first, second = (sample(m, 20, np.random.default_rng(3), space, "fill") for m in (marginals, again))
@@ -205,7 +205,7 @@ def test_nothing_touches_the_global_generator(space, rng):
     before = np.random.get_state()[1].copy()                                        # noqa: NPY002
     X = columns_of(KNOWN, 60, rng)
     fitted(X, families=("norm", "beta", "gamma"))
-    sample(fit(space.encode(space.sample(30, rng)), space.lower, space.upper), 5, rng, space)
+    sample(fit(space.sample_genotypes(30, rng), space.lower, space.upper), 5, rng, space)
     assert np.array_equal(before, np.random.get_state()[1])                         # noqa: NPY002
 
 

@@ -56,7 +56,8 @@ def convolutions_run(module, x):
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_saved_and_leave_the_global_generators_alone(name, tmp_path):
     before, numbers = torch.get_rng_state(), np.random.get_state()[1].copy()    # noqa: NPY002
-    figure = report.save(FIGURES[name](), tmp_path, name)
+    figure = FIGURES[name]()
+    report.save(figure, tmp_path, name)
     assert (tmp_path / f"{name}.png").stat().st_size > 5000 and len(figure.rows)
     assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_array_equal(np.random.get_state()[1], numbers)            # noqa: NPY002

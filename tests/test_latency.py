@@ -74,7 +74,7 @@ def rng():
 
 
 def genotypes(space, n, rng):
-    return space.encode(space.sample(n, rng, by="architecture"))
+    return space.sample_genotypes(n, rng, by="architecture")
 
 
 def pulled_apart(table):
@@ -308,7 +308,7 @@ def test_too_small_budgets_are_refused(wrong):
 
 def test_more_networks_than_the_space_has_are_refused(monkeypatch):
     space = small("BASE")
-    monkeypatch.setattr(Space, "sample", lambda self, n, rng, by: [self.smallest] * n)
+    monkeypatch.setattr(Space, "sample_genotypes", lambda self, n, rng, by: self.encode([self.smallest] * n))
     with pytest.raises(Refusal, match="too few subnets to compare 4"):
         build_table(space, 5, networks=2)
 

@@ -50,7 +50,7 @@ def error_of(X):
 
 
 def rows(space, n, seed=0):
-    X = space.encode(space.sample(n, np.random.default_rng(seed), by="architecture"))
+    X = space.sample_genotypes(n, np.random.default_rng(seed), by="architecture")
     return X, error_of(X)
 
 

@@ -163,9 +163,10 @@ def test_saved_figures_and_tables_are_equal_to_the_byte(tmp_path):
     write_phases(tmp_path)
     phases = report.eps_phases(tmp_path)
     for folder in ("a", "b"):
-        figure = report.save(report.learning_curves(phases, "1.0"), tmp_path / folder, "curves")
+        picture = report.save(report.learning_curves(phases, "1.0"), tmp_path / folder, "curves")
         report.save(report.eps_cells(report.eps_results(tmp_path)), tmp_path / folder, "cells")
-    assert len(figure.rows) == 18 * 2
+    assert len(pd.read_csv(tmp_path / "a" / "curves.csv")) == 18 * 2
+    assert picture.data == (tmp_path / "a" / "curves.png").read_bytes()     # a notebook shows the very file
     for name in ("curves.png", "curves.csv", "cells.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

@@ -157,7 +157,7 @@ def test_an_archive_larger_than_the_space_is_refused():
 
 def test_an_archive_of_constant_size_keeps_it_and_has_no_copies():
     formula, rng = any_formula(EXITS, 2), np.random.default_rng(0)
-    X = EXITS.encode(EXITS.sample(60, rng, "architecture"))
+    X = EXITS.sample_genotypes(60, rng, "architecture")
     X[:, 2] = 0                                                       # exit 1: the second stage does not matter
     other = X.copy()
     other[:, EXITS.first + 4 :] = EXITS.upper[EXITS.first + 4 :]
@@ -170,7 +170,7 @@ def test_an_archive_of_constant_size_keeps_it_and_has_no_copies():
 
 def test_copies_leave_before_survival_and_take_no_place():
     formula, rng = any_formula(TWO_STAGES, 1), np.random.default_rng(0)
-    X = TWO_STAGES.encode(TWO_STAGES.sample(50, rng))
+    X = TWO_STAGES.sample_genotypes(50, rng)
     best = X[[formula.scores(X)[:, 0].argmin()]].repeat(30, axis=0)
     new, F = renew(TWO_STAGES, SMALL, X, formula.scores(X), best, formula.scores(best), rng)
     assert set(F[:, 0]) == set(np.sort(formula.scores(X)[:, 0])[:40]) and len(new) == 40
