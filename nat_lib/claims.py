@@ -9,8 +9,14 @@ How a claim is judged was fixed before any run:
      data set, at its size), otherwise it is "not comparable in this profile" and our number is shown;
   3. the rule is evaluated on 1000 seeded noisy copies of our values: true in 95 % of them or more is "reproduced", in
      5 % or fewer "contradicted", in between "tie within noise".
-Noise of a value: the standard error over seeds, from two seeds on; for one seed `single_run_noise`. Rows that come
-from the same run (fixed and progressive teacher before they differ) are moved by the same draw.
+Noise of a value known from one seed: `single_run_noise`; rows that come from the same run (fixed and progressive
+teacher before they differ) are moved by the same draw.
+
+From two seeds on the copies are a bootstrap over seeds: every seed gets a random multiplier, the same for all values
+(Wu 1986, Annals of Statistics 14, 1261-1295), and all are scaled by one draw of Student's law over the normal law.
+What two values of one seed have in common then cancels in their difference, and on one difference the verdict is
+that of the paired t-test, one-sided at 5 %. Two seeds settle very little that way; run three or more. Resampling the
+seeds themselves would call three seeds that happen to agree a certainty.
 """
 
 import ast
@@ -79,7 +85,8 @@ class Value(NamedTuple):
     noise: float            # standard deviation of `value`; 0 for a count
     seeds: int
     comparable: bool        # measured on the thesis's data set at its size
-    draw: object            # values with the same `draw` come from the same runs and share their noise
+    by_seed: dict           # {seed: number} whose mean is `value`; fewer than two: the noise is not known from seeds
+    draw: object            # else values with the same `draw` come from the same runs and share their noise
 
 
 class Store:
@@ -88,14 +95,17 @@ class Store:
     def __init__(self):
         self.values, self.by_metric, self.found = [], {}, {}
 
-    def add(self, metric, dims, value, noise=0.0, seeds=1, comparable=True, draw=None):
+    def add(self, metric, dims, value, noise=0.0, seeds=1, comparable=True, by_seed=None, draw=None):
         dims = {key: str(text) for key, text in dims.items()}
         if {"mode", "pruned"} <= dims.keys():
             dims.setdefault("config", dims["mode"] + ("*" if dims["pruned"] == "1" else ""))
         if not (np.isfinite(value) and np.isfinite(noise) and noise >= 0):
             raise Refusal(f"{metric} {dims}: value {value!r} with noise {noise!r} cannot be judged: leave it out")
-        index = len(self.values)
-        self.values.append(Value(dims, float(value), float(noise), seeds, comparable, index if draw is None else draw))
+        index, by_seed = len(self.values), by_seed or {}
+        if by_seed and not np.isclose(np.mean([*by_seed.values()]), value):
+            raise Refusal(f"{metric} {dims}: {value!r} is not the mean of {by_seed}")
+        self.values.append(Value(dims, float(value), float(noise), seeds, comparable, by_seed,
+                                 index if draw is None else draw))
         self.by_metric.setdefault(metric, []).append(index)
         self.found.clear()
 
@@ -109,11 +119,30 @@ class Store:
         return self.found[key]
 
     def copies(self, n=COPIES, seed=0):
-        """(n, len(values)) noisy copies: value + noise * standard normal, one draw per `draw` of the values."""
+        """(n, len(values)) noisy copies: from seeds (see above), or value + noise * normal, one draw per `draw`."""
         keys = {key: column for column, key in enumerate(dict.fromkeys(v.draw for v in self.values))}
         z = np.random.default_rng((seed, 154)).standard_normal((n, len(keys)))
-        noise = np.array([v.noise for v in self.values])
-        return np.array([v.value for v in self.values]) + noise * z[:, [keys[v.draw] for v in self.values]]
+        copies = np.array([v.value for v in self.values]) + 0.0 * z[:, :1]
+        seeds = {s: row for row, s in enumerate(dict.fromkeys(s for v in self.values for s in v.by_seed))}
+        rng = np.random.default_rng((seed, 155))
+        multipliers, students = rng.standard_normal((n, len(seeds))), {}
+        for i, v in enumerate(self.values):
+            k = len(v.by_seed)
+            if k < 2:
+                copies[:, i] += v.noise * z[:, keys[v.draw]]
+                continue
+            if k not in students:
+                students[k] = np.sqrt((k - 1) / np.random.default_rng((seed, 156, k)).chisquare(k - 1, n))
+            numbers = np.array([*v.by_seed.values()])
+            shifts = (numbers - numbers.mean()) / np.sqrt(k * (k - 1))
+            copies[:, i] += students[k] * (multipliers[:, [seeds[s] for s in v.by_seed]] @ shifts)
+        return copies
+
+
+def by_seed(rows, keys, value):
+    """{tuple of keys: {seed: number}} of rows with one number per `keys` and seed."""
+    return {key: dict(zip(part.seed, part[value].astype(float).tolist(), strict=True))
+            for key, part in rows.groupby(keys)}
 
 
 def merged(stores):
@@ -155,14 +184,15 @@ def eps_store(cells):
     for c in cells[cells.ours.notna()].itertuples():
         # Before the teachers differ, both rows of the table are one run: one draw moves them together.
         draw = (c.wm, c.supernet, "any" if c.shared else c.teacher, c.step, c.stat)
-        store.add("eps.top1", {k: getattr(c, k) for k in EPS_DIMS}, c.ours, c.noise, int(c.seeds), c.comparable, draw)
+        store.add("eps.top1", {k: getattr(c, k) for k in EPS_DIMS}, c.ours, c.noise, int(c.seeds), c.comparable,
+                  c.by_seed, draw)
     return store
 
 
 def as_printed(cells, n_images=10_000):
     """The same cells holding the printed numbers, each a single run: what our rule would say of the thesis itself."""
     noise = [single_run_noise(top1, n_images) for top1 in cells.printed]
-    return cells.assign(ours=cells.printed, noise=noise, seeds=1, comparable=True, shared=False)
+    return cells.assign(ours=cells.printed, noise=noise, seeds=1, comparable=True, shared=False, by_seed=None)
 
 
 # metric: (table, column of the value, dimensions)
@@ -464,7 +494,8 @@ def _widened(tree, store, copies):
     """The tree with every `abs(ours - printed) < t` at a tolerance that noise allows, and those tolerances.
 
     t becomes max(t, 1.5 points, 2 standard deviations of ours minus printed); the printed number is taken to be as
-    noisy as ours. Without noise (counts of parameters) the rule's own tolerance stays.
+    noisy as ours. A standard deviation is read off the middle 95 % of the copies: Student's law with few seeds has
+    none. Without noise (counts of parameters) the rule's own tolerance stays.
     """
     tree = ast.parse(ast.unparse(tree), mode="eval").body
     places = [node for node in ast.walk(tree) if _printed_number(node)]
@@ -478,7 +509,8 @@ def _widened(tree, store, copies):
         _closure(tree, frozenset())(_over_copies(store, copies) | first | probe)
     tolerances = []
     for values, node in zip(seen, places, strict=True):
-        noise, tolerance = max(float(np.std(x)) for x in values), node.comparators[0].value
+        noise = max(float(np.diff(np.percentile(x, [2.5, 97.5]))[0]) / (2 * 1.96) for x in values)
+        tolerance = node.comparators[0].value
         tolerances.append(max(tolerance, TOLERANCE, 2 * 2 ** 0.5 * noise) if noise else tolerance)
         node.comparators[0] = ast.Constant(tolerances[-1])
         node.left.args[0].left = node.left.args[0].left.args[1]
@@ -622,9 +654,9 @@ def _effect(tree, store, copies):
     In the unit of the values. Of conditions that must all hold it is the smallest margin, of `any` the largest, of
     `abs(ours - printed) < t` what is left of t. A rule on labels alone has none.
     """
-    leads = [node.left for node in ast.walk(tree) if _names_first(node)]
-    sizes = _on_each(_margin(tree, frozenset()), [call for call in _ranking(tree) if call not in leads], store,
-                     np.vstack([[v.value for v in store.values], copies]))
+    leads = [node.left for node in ast.walk(tree) if _names_first(node)]        # `_lead` puts nothing in order
+    orders = [call for call in _ranking(tree) if call not in leads]
+    sizes = _on_each(_margin(tree, frozenset()), orders, store, np.vstack([[v.value for v in store.values], copies]))
     if sizes[0] is None:
         return {}
     low, high = np.percentile(sizes[1:], [2.5, 97.5])

@@ -20,5 +20,6 @@ def store4(out, datasets=None):
     store, values = Store(), results4.values(results4.runs4(out, datasets))
     for row in values[values.whole & values.noise.notna()].to_dict("records"):
         dims = {name: row[name] for name in results4.DIMENSIONS[row["metric"]]}
-        store.add(row["metric"], dims, row["ours"], row["noise"], int(row["seeds"]), bool(row["comparable"]))
+        store.add(row["metric"], dims, row["ours"], row["noise"], int(row["seeds"]), bool(row["comparable"]),
+                  row["by_seed"])
     return store

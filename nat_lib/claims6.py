@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from nat_lib import report, results6
+from nat_lib import claims, report, results6
 from nat_lib.arch import Space
 from nat_lib.claims import NAT_SUPERNETS, OBJECTIVES, Store, printed
 from nat_lib.results6 import EXITS, STRATEGY, SUBNET, SUPERNETS, name_of
@@ -25,8 +25,8 @@ COPIES = 1000
 
 def chapter_claims():
     """The claims of chapter 6, of the abstract and of the summary that these values can settle: rows of claims.csv."""
-    claims = printed("claims")
-    return claims[claims.id.str.startswith("N") | claims.metric.str.contains(r"\b(?:nat|post|pred)\.")]
+    rows = printed("claims")
+    return rows[rows.id.str.startswith("N") | rows.metric.str.contains(r"\b(?:nat|post|pred)\.")]
 
 
 def store6(out, predictors_on=None, strategies_on=None):
@@ -56,10 +56,11 @@ def store6(out, predictors_on=None, strategies_on=None):
 
 
 def _fill(store, metric, rows, dims):
-    """Add the rows of a frame with ours, noise, seeds, comparable and a column per dimension."""
+    """Add the rows of a frame with ours, noise, seeds, comparable, perhaps by_seed, and a column per dimension."""
     for row in rows[rows.ours.notna() & rows.noise.notna()].to_dict("records"):
         where = {k: row[k] for k in dims}
-        store.add(metric, where, row["ours"], row["noise"], int(row["seeds"]), bool(row["comparable"]))
+        store.add(metric, where, row["ours"], row["noise"], int(row["seeds"]), bool(row["comparable"]),
+                  row.get("by_seed"))
 
 
 def _comparable(rows, keys):
@@ -73,8 +74,9 @@ def _comparable(rows, keys):
 def add_predictors(store, fits):
     """pred.*: means over the repetitions of one data set, and for rho the width of their 95 % confidence interval.
 
-    Noise: standard error over seeds of the supernets, or over the repetitions of one seed; of the width of an interval
-    of n normal values, its share 1 / sqrt(2 (n - 1)). A value behind which there is one repetition only is left out.
+    Noise: standard error over seeds of the supernets, or over the repetitions of one seed, in which all predictors
+    learn from the same subnets; of the width of an interval of n normal values, its share 1 / sqrt(2 (n - 1)). A value
+    behind which there is one repetition only is left out.
     """
     keys = results6.FITTED
     if fits.empty:
@@ -86,7 +88,12 @@ def add_predictors(store, fits):
                              width_error=2 * means.half / np.sqrt(2 * (means.n - 1).clip(lower=1)),
                              comparable=(means.profile == "paper") & (means.dataset == "CIFAR-10"))
         kept = means.groupby(keys, as_index=False).comparable.all()
-        _fill(store, metric, results6.over_seeds(means, keys, "mean", "error").merge(kept), keys[2:])
+        repeats = claims.by_seed(fits.assign(value=results6.fitted(fits, column), seed=[
+            *zip(fits.supernet, fits.n_train, fits.repeat, strict=True)]), keys, "value")
+        found = results6.over_seeds(means, keys, "mean", "error")
+        found["by_seed"] = [by_seed if len(by_seed) > 1 else repeats[key] for by_seed, key in zip(
+            found.by_seed, zip(*(found[k] for k in keys), strict=True), strict=True)]
+        _fill(store, metric, found.merge(kept), keys[2:])
         if column == "spearman":
             widths = results6.over_seeds(means, keys, "width", "width_error")
             _fill(store, "pred.spearman_ci", widths.merge(kept), keys[2:])

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -72,7 +73,7 @@ def run(notebook, output, params, timeout=None, until=None):
     """
     notebook, output = Path(notebook).resolve(), Path(output).resolve()
     check_params(notebook, params)
-    failed = output.with_suffix(".failed.ipynb")
+    failed, paged = output.with_suffix(".failed.ipynb"), read_json(notebook)["metadata"].get(PAGE) and not until
     output.parent.mkdir(parents=True, exist_ok=True)
     for leftover in output.parent.glob(f".tmp-*-{output.name}"):        # of a run that was killed
         leftover.unlink(missing_ok=True)
@@ -85,7 +86,7 @@ def run(notebook, output, params, timeout=None, until=None):
             "notebook": folder / notebook.name, "cwd": notebook.parent, "output": partial, "params": params,
             "folder": folder, "result": folder / "result.json"})
         try:
-            _papermill(folder, params, timeout)
+            _papermill(folder, params, timeout, ["nat_lib.page"] if paged else [])
             _check(partial)
         except Failure as failure:
             kept = ""
@@ -99,7 +100,7 @@ def run(notebook, output, params, timeout=None, until=None):
             executed["metadata"]["papermill"] |= {"input_path": notebook.name, "output_path": output.name}
             write_text(output, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
             failed.unlink(missing_ok=True)
-            if executed["metadata"].get(PAGE) and not until:
+            if paged:
                 from nat_lib import page
 
                 page.write(output, output.with_suffix(".html"))
@@ -116,8 +117,11 @@ def _write_kernel(folder):
         "display_name": "Python 3 (nat-kit)", "language": "python"})
 
 
-def _papermill(folder, params, timeout):
-    """Run papermill on folder/request.json until it ends or the time is up. Failure unless it says that all is well."""
+def _papermill(folder, params, timeout, meanwhile=()):
+    """Run papermill on folder/request.json until it ends or the time is up. Failure unless it says that all is well.
+
+    meanwhile : modules that this process will need afterwards and has the time to import now
+    """
     threads = (params | params.get("sizes", {})).get("threads")
     environment = os.environ | {
         "NAT_BATCH": "1", "NAT_CELLS": str(folder / "cells.txt"), "PYTHONHASHSEED": "0",
@@ -130,6 +134,8 @@ def _papermill(folder, params, timeout):
                               env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
                               preexec_fn=die_with_parent)
     try:
+        for module in meanwhile:
+            import_module(module)
         code = worker.wait(timeout)
     except subprocess.TimeoutExpired:
         raise Failure(f"stopped after {timeout:.0f} s, its limit; finished cells are kept: start it again to go on, "

@@ -509,7 +509,7 @@ class Job:
     output: str
     params: dict
     needs: tuple[str, ...]
-    weight: float               # expected work, in any unit: decides the order and the estimate
+    weight: float               # expected work, in units of some 10 s of smoke: decides the order and the estimate
     threads: int
     timeout: float              # seconds
     until: str | None = None    # stop after the cell with this tag
@@ -557,13 +557,14 @@ def _aep_parts(params):
 
 def _shrinking_parts(params):
     return [Part(f"{name}_w{width}_s{seed}", name,
-                 {"supernets": {width: [name]}, "widths": [float(width)], "seeds": [seed]}, WORK[name] * float(width))
+                 {"supernets": {width: [name]}, "widths": [float(width)], "seeds": [seed]},
+                 4 + WORK[name] * float(width) / 2)
             for width, names in params["supernets"].items() if float(width) in params["widths"]
             for name in names for seed in params["seeds"]]
 
 
 def _predictor_parts(params):
-    return [Part(f"{name}_s{seed}", name, {"predictor_supernets": [name], "seeds": [seed]}, 0.5 * WORK[name]**0.5)
+    return [Part(f"{name}_s{seed}", name, {"predictor_supernets": [name], "seeds": [seed]}, 6 + WORK[name])
             for name in params["predictor_supernets"] for seed in params["seeds"]]
 
 
@@ -573,12 +574,16 @@ def _search_parts(params):
         return {phase: [n for n in names if n == name] for phase, names in params["nat_supernets"].items()}
 
     names = dict.fromkeys(n for names in params["nat_supernets"].values() for n in names)
-    return [Part(f"{name}_s{seed}", name, {"nat_supernets": only(name), "seeds": [seed]}, 0.5 * WORK[name]**0.5)
+    return [Part(f"{name}_s{seed}", name, {"nat_supernets": only(name), "seeds": [seed]}, 15.0)
             for name in names for seed in params["seeds"]]
 
 
+def _post_parts(params):
+    return [part._replace(weight=0.5 + 3.3 * WORK[part.supernet]) for part in _search_parts(params)]
+
+
 PARTS = {"aep_study": _aep_parts, "ofav2_eps": _shrinking_parts, "predictors": _predictor_parts,
-         "natv2_phases": _search_parts, "post_processing": _search_parts}
+         "natv2_phases": _search_parts, "post_processing": _post_parts}
 AFTER = {"predictors": ("ofav2_eps",), "natv2_phases": ("ofav2_eps",), "post_processing": ("natv2_phases",),
          "pareto_browser": ("natv2_phases", "post_processing")}                 # whose cells
 UNTIL = "cells"                     # tag of the code cell after which a part has nothing left to do
@@ -614,7 +619,7 @@ def jobs(profile, overrides=None, only=None, out=None, notebooks=ROOT / "noteboo
         what = load_experiment(study, overrides)
         cell = parameters_cell(path)
         params = _given_to(path, cell, how_much, what, out, stem, study)
-        whole = Job(stem, stem, _shown_from(ROOT, path), f"{stem}.ipynb", params, (), 0.3, how_much["threads"],
+        whole = Job(stem, stem, _shown_from(ROOT, path), f"{stem}.ipynb", params, (), 1.0, how_much["threads"],
                     3600 * how_much["job_hours"])
         split = PARTS.get(study, lambda _: [])(how_much | what)
         before = {id: name for id, (name, of) in supernet_of.items() if of in AFTER.get(study, ())}

@@ -121,7 +121,7 @@ def eps_cells(results, dataset=None):
     dataset     : whose results (may be left out when there is only one)
     ours        : mean over the seeds, in per cent;  seeds: how many;  difference: ours - printed
     uncertainty : standard deviation over seeds; for one seed the binomial standard error of the test split
-    noise       : standard deviation of `ours` as an estimate (see claims.py)
+    noise       : standard deviation of `ours` as an estimate (see claims.py);  by_seed: {seed: value} behind it
     verdict     : "reproduced" within 1.5 points or twice the combined noise of ours and of the printed value, else
                   "above" or "below"; only on Tiny ImageNet at the paper profile with the whole grid of subnets scored
     """
@@ -134,6 +134,8 @@ def eps_cells(results, dataset=None):
     found = table.groupby(keys, as_index=False).agg(
         ours=("top1", "mean"), sd=("top1", "std"), seeds=("seed", "nunique"), n=("n", "min"), n_full=("n_full", "max"),
         n_test=("n_test", "min"), shared=("shared", "all"), comparable=("comparable", "all"))
+    by_seed = claims.by_seed(table, keys, "top1")
+    found["by_seed"] = [by_seed[key] for key in zip(*(found[k] for k in keys), strict=True)]
     cells = cells.drop(columns="bold_in_text").merge(found, how="left", on=keys)
     cells[["shared", "comparable"]] = cells[["shared", "comparable"]] == True      # noqa: E712  (missing is not true)
     single = cells.seeds == 1

@@ -43,7 +43,7 @@ RUN = ["dataset", "network", "scenario", "mode", "seed"]
 CELL, DIMS = ["dataset", "network"], ["scenario", "comparison", "mode", "pruned", "exit"]
 CHANGE_COLUMNS = ["quantity", *CELL, "seed", *DIMS, "change", "run", "noise", "run_before", "noise_before", "varies",
                   "comparable", "proxy"]
-AVERAGE_COLUMNS = ["ours", "sd", "seeds", "noise", "cells", "networks", "datasets", "comparable", "proxy"]
+AVERAGE_COLUMNS = ["ours", "sd", "seeds", "noise", "by_seed", "cells", "networks", "datasets", "comparable", "proxy"]
 
 # metric of reference/metrics.csv: quantity of `changes` that it averages
 METRICS = {"aep.top1_change_by_network": "top1", "aep.top1_change_by_dataset": "top1", "aep.top1_change": "top1",
@@ -230,8 +230,9 @@ def _change(both, quantity, column):
 def averages(rows, keys):
     """Mean of `changes` over pairs of a network and a data set, one row per `keys`; all averages are made here.
 
-    returns : DataFrame keys, ours (%), sd (over seeds), seeds (fewest behind a pair), noise (see above), cells (pairs),
-              networks, datasets (how many), comparable (all of them), proxy (any of them)
+    returns : DataFrame keys, ours (%), sd (over seeds), seeds (fewest behind a pair), noise (see above), by_seed
+              ({seed: mean}, where all seeds have the same pairs), cells (pairs), networks, datasets (how many),
+              comparable (all of them), proxy (any of them)
     """
     if rows.empty:
         return pd.DataFrame(columns=[*keys, *AVERAGE_COLUMNS])
@@ -248,6 +249,9 @@ def averages(rows, keys):
     means["whole"] = means["size"] == found.cells.reindex(means.index)
     spread = means.groupby(keys).agg(sd=("mean", "std"), whole=("whole", "all"))
     found["sd"] = spread.sd.where(spread.whole)
+    by_seed = claims.by_seed(means.reset_index(), keys, "mean")
+    found["by_seed"] = [by_seed[key if isinstance(key, tuple) else (key,)] if whole else {}
+                        for key, whole in zip(found.index, spread.whole.reindex(found.index), strict=True)]
     single = np.hypot(_single_noise(rows, keys, per_seed, pairs, found.cells),
                       (found.between / np.sqrt(found.cells)).where(found.varies, 0.0))
     found["noise"] = (found.sd / np.sqrt(found.seeds)).fillna(single)
@@ -298,7 +302,7 @@ def values(found):
     table = _printed_values().merge(ours, "outer", on=where, sort=False)
     for flag in ("comparable", "proxy"):
         table[flag] = table[flag] == True       # noqa: E712  (missing is not true)
-    numbers = [c for c in (*AVERAGE_COLUMNS, "of", "once") if c not in ("comparable", "proxy")]
+    numbers = [c for c in (*AVERAGE_COLUMNS, "of", "once") if c not in ("comparable", "proxy", "by_seed")]
     table = table.astype(dict.fromkeys(numbers, float))
     table = table.assign(
         config=table["mode"] + np.where((table.pruned == "1") | (table.metric == "aep.pruned_gain"), "*", ""),

@@ -135,16 +135,18 @@ def _second(rows, prefix=""):
 # ---------------------------------------------------------------------------------------------- estimates
 
 def over_seeds(rows, keys, value, single):
-    """Mean of one number per seed: DataFrame of `keys`, ours, sd, seeds, noise.
+    """Mean of one number per seed: DataFrame of `keys`, ours, sd, seeds, noise, by_seed ({seed: number}).
 
     rows   : one row per `keys` and seed;  value : column, rows without a number are left out
     single : column with the noise of the number where only one seed is known
     """
-    groups = rows[rows[value].notna()].groupby(keys)
+    rows = rows[rows[value].notna()]
+    groups, by_seed = rows.groupby(keys), claims.by_seed(rows, keys, value)
     found = pd.DataFrame({"ours": groups[value].mean(), "sd": groups[value].std(), "seeds": groups.seed.nunique(),
                           "single": groups[single].mean()}).reset_index()
-    return found.assign(noise=(found.sd / np.sqrt(found.seeds)).where(found.seeds > 1, found.single)).drop(
-        columns="single")
+    return found.assign(noise=(found.sd / np.sqrt(found.seeds)).where(found.seeds > 1, found.single),
+                        by_seed=[by_seed[key] for key in zip(*(found[k] for k in keys), strict=True)]).drop(
+                            columns="single")
 
 
 def half_width(sd, n):
@@ -173,13 +175,17 @@ def noise_of(rows, column="test_top1"):
     return np.array([claims.single_run_noise(t, n) for t, n in zip(rows[column], rows.n_test, strict=True)], float)
 
 
+def fitted(fits, metric):
+    """A metric of every fit. A constant prediction ranks nothing: correlation 0; where no fit was possible: NaN."""
+    return fits[metric].where(fits.rmse.isna() | (metric not in CORRELATIONS), fits[metric].fillna(0.0)).astype(float)
+
+
 def predictor_means(fits, metric="spearman"):
     """Mean of a metric over all repetitions and the half width of its 95 % confidence interval, one row per FITTED.
 
-    A constant prediction ranks nothing and counts as correlation 0. A predictor that once could not be fitted has NaN.
+    A predictor that once could not be fitted has NaN (see `fitted`).
     """
-    values = fits[metric].where(fits.rmse.isna() | (metric not in CORRELATIONS), fits[metric].fillna(0.0))
-    rows = fits.assign(value=values.astype(float)).groupby(FITTED, as_index=False, sort=False).value.agg(
+    rows = fits.assign(value=fitted(fits, metric)).groupby(FITTED, as_index=False, sort=False).value.agg(
         mean=lambda v: v.mean(skipna=False), sd="std", n="size")
     return rows.assign(half=np.where(rows.n > 1, half_width(rows.sd, rows.n), np.nan))
 
@@ -253,7 +259,7 @@ def search_cells(best, dataset):
     costs = over_seeds(rows, keys, "second", "second_noise").rename(columns={"ours": "second", "noise": "second_noise"})
     facts = rows.assign(comparable=comparable(rows) & rows.whole).groupby(keys, as_index=False).agg(
         n_test=("n_test", "min"), comparable=("comparable", "all"), n=("n", "sum"), by_val=("by_val", "mean"))
-    cells = cells.merge(costs.drop(columns=["sd", "seeds"]), "left", keys).merge(facts, "left", keys)
+    cells = cells.merge(costs.drop(columns=["sd", "seeds", "by_seed"]), "left", keys).merge(facts, "left", keys)
     cells["comparable"] = cells.comparable == True      # noqa: E712  (missing is not true)
     dims = [dict(zip(keys, map(str, key), strict=True), dataset=name_of(dataset)) for key in cells[keys].to_numpy()]
     for column, metric in (("printed", "nat.best_top1"), ("printed_second", "nat.second_of_best")):
@@ -353,7 +359,7 @@ def headline(best):
     for group, phase in (("baseline", 1), ("full", 4)):
         mine = found[found.group == group]
         ours = over_seeds(mine, ["dataset"], "top1", "top1_noise").rename(
-            columns={"ours": group, "noise": f"{group}_noise"}).drop(columns=["sd", "seeds"])
+            columns={"ours": group, "noise": f"{group}_noise"}).drop(columns=["sd", "seeds", "by_seed"])
         by_val = mine.groupby("dataset", as_index=False).by_val.mean().rename(columns={"by_val": f"{group}_by_val"})
         table = table.merge(ours, "left").merge(by_val, "left")
         table[f"{group}_printed"] = [printed_value("nat.headline_top1", dataset=n, group=group, phase=phase)
@@ -364,7 +370,7 @@ def headline(best):
                        comparable=comparable(both) & both.whole & both.whole_base & (both.sets == 2))
     gains = over_seeds(both, ["dataset"], "gain", "single").rename(columns={"ours": "gain", "noise": "gain_noise"})
     facts = both.groupby("dataset", as_index=False).agg(sets=("sets", "min"), comparable=("comparable", "all"))
-    table = table.merge(gains.drop(columns="sd"), "left").merge(facts, "left")
+    table = table.merge(gains.drop(columns=["sd", "by_seed"]), "left").merge(facts, "left")
     table["gain_printed"] = table.full_printed - table.baseline_printed
     table["comparable"] = table.comparable == True      # noqa: E712  (missing is not true)
     return table.assign(verdict=_verdicts(pd.DataFrame({
@@ -375,7 +381,8 @@ def strategies(posts):
     """The study of post-processing strategies (thesis 6.3.2): mean test top-1 by family and setting.
 
     returns : DataFrame STRATEGY (family: SE or EE; method "none": as found), top1, noise, gain (over "none", on the
-              same subnets), gain_noise, n (subnets, over seeds), studied (of how many), seeds, printed, printed_gain
+              same subnets), gain_noise, n (subnets, over seeds), studied (of how many), seeds, by_seed (of top1),
+              printed, printed_gain
     """
     grid = report.one_dataset(posts[posts.study == "grid"])
     found = grid.drop_duplicates(SUBNET).assign(method="none", optimizer="-", lr="-", weights="-")

@@ -5,6 +5,7 @@ import ast
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from nat_lib import claims, coverage
 from nat_lib.claims import NoData, Store, check, judge, printed
@@ -57,7 +58,12 @@ def test_one_pass_over_all_copies_equals_a_pass_per_copy():
             slow = [run(claims._namespace(store, numbers)) for numbers in copies.tolist()]
             np.testing.assert_array_equal(claims._outcomes(tree, store, copies), slow)
             compared += 1
-    assert compared > 50
+        if (called & claims.RANKING <= {"best", "worst"} and claims._names_first(tree)) or not called & claims.RANKING:
+            size = claims._margin(tree, frozenset())
+            slow = [size(claims._namespace(store, numbers)) for numbers in copies.tolist()]
+            np.testing.assert_array_equal(claims._on_each(size, [], store, copies), slow)
+            compared += 1
+    assert compared > 120
 
 
 def test_run_to_run_noise_is_half_the_mean_squared_difference_of_repeated_runs():
@@ -134,6 +140,41 @@ def test_values_of_the_same_run_move_together():
     rule = "one('m', net='a') == one('m', net='b')"
     assert verdict(rule, two(50, 50, draw="the same runs")).verdict == "reproduced"
     assert verdict(rule, two(50, 50)).verdict == "contradicted"
+
+
+def seeds(a, b):
+    """A store of the means of numbers by seed."""
+    store = Store()
+    for name, numbers in (("a", a), ("b", b)):
+        store.add("m", {"net": name}, np.mean(numbers), stats.sem(numbers), len(numbers),
+                  by_seed=dict(enumerate(numbers)))
+    return store
+
+
+@pytest.mark.parametrize("n", [3, 5, 20])
+def test_over_seeds_the_share_is_that_of_the_paired_t_test(n):
+    rng = np.random.default_rng(n)
+    common = 5 * rng.standard_normal(n)             # what a seed does to both is none of their difference
+    a, b = (50 + common + lead + rng.standard_normal(n) for lead in (0.5, 0.0))
+    share = judge(seeds(a, b), claim(AB), copies=40_000).share[0]
+    assert share == pytest.approx(1 - stats.ttest_rel(a, b, alternative="greater").pvalue, abs=0.01)
+
+
+def test_every_value_keeps_the_standard_error_of_its_seeds():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(50, 2, (2, 30))
+    store = seeds(a, b)
+    store.add("m", {"net": "c"}, 40, 0.7)                           # known from one seed: as before
+    copies = store.copies(50_000)
+    np.testing.assert_allclose(copies.std(axis=0), [stats.sem(a), stats.sem(b), 0.7], rtol=0.05)
+    assert np.corrcoef(copies.T)[0, 1] == pytest.approx(np.corrcoef(a, b)[0, 1], abs=0.02)
+
+
+def test_two_seeds_settle_little_and_numbers_must_belong_to_their_mean():
+    assert verdict(AB, seeds([51.0, 52.0], [49.9, 50.0])).verdict == "tie within noise"
+    assert verdict(AB, seeds([51.0, 52.0, 51.5], [49.9, 50.0, 49.9])).verdict == "reproduced"
+    with pytest.raises(Refusal, match="is not the mean of"):
+        Store().add("m", {}, 50.0, 1.0, 2, by_seed={0: 49.0, 1: 50.0})
 
 
 def test_stores_are_merged_with_their_noise():
