@@ -51,6 +51,9 @@ def save(thing, folder, name):
     returns : the frame, or the picture that was saved, which a notebook shows without drawing it again
     """
     rows = thing.rows if isinstance(thing, Figure) else thing
+    if "by_seed" in rows:
+        rows = rows.assign(by_seed=rows.by_seed.map(
+            lambda numbers: "; ".join(f"{seed}: {number:.6g}" for seed, number in numbers.items()), na_action="ignore"))
     runs.write_text(Path(folder) / f"{name}.csv", rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     if not isinstance(thing, Figure):
         return thing

@@ -167,6 +167,8 @@ def test_saved_figures_and_tables_are_equal_to_the_byte(tmp_path):
         report.save(report.eps_cells(report.eps_results(tmp_path)), tmp_path / folder, "cells")
     assert len(pd.read_csv(tmp_path / "a" / "curves.csv")) == 18 * 2
     assert picture.data == (tmp_path / "a" / "curves.png").read_bytes()     # a notebook shows the very file
+    by_seed = pd.read_csv(tmp_path / "a" / "cells.csv").by_seed.dropna()
+    assert len(by_seed) and by_seed.str.fullmatch(r"\d+: [\d.]+(; \d+: [\d.]+)*").all()
     for name in ("curves.png", "curves.csv", "cells.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
