@@ -476,7 +476,7 @@ MARKERS = {             # kind: symbol, size, opacity, width and colour of the e
     "dominated": ("x-thin-open", 5, 0.7, 1, "black"), "front": ("circle", 9, 1, 0.7, "white"),
     "knee": ("star", 14, 1, 0.8, "black")}
 PINS = "ABCD"                   # names of pinned subnets
-MANY, CELLS = 600, (60, 34)     # of more points, which lie on each other, one is drawn per cell of such a grid
+MANY, CELLS = 500, (48, 27)     # of more points, which lie on each other, one is drawn per cell of such a grid
 
 
 def app(points, folder, dataset=None, objectives=None):
