@@ -9,7 +9,8 @@ from laboratory import lay_search
 
 from nat_lib import browse, draw, export, nat, plan, report, runs
 from nat_lib.arch import IRB
-from nat_lib.browse import Browser, Choices
+from nat_lib.browse import Choices
+from nat_lib.browser import CELLS, MANY, Browser, app
 from nat_lib.cost import count
 from nat_lib.pareto import hypervolume
 
@@ -249,19 +250,19 @@ def test_of_many_dominated_subnets_those_on_top_of_each_other_are_drawn_once(tmp
     browser = Browser(points, tmp_path, "digits_turned", "acc+macs")
     rows = browse.select(points, Choices())
     cloud, whole = browser.kinds["dominated"], rows[~rows.front]
-    assert len(whole) > browse.MANY and 100 < len(cloud.x) < len(whole) / 2
+    assert len(whole) > MANY and 100 < len(cloud.x) < len(whole) / 2
     assert f"{len(rows)} subnets shown" in browser.status.value
     every, drawn = (np.column_stack([np.log10(x), y]) for x, y in ((whole.macs, whole.val_top1), (cloud.x, cloud.y)))
-    cell = np.ptp(every, axis=0) / browse.CELLS
+    cell = np.ptp(every, axis=0) / CELLS
     assert all((np.abs(drawn - point) <= cell).all(axis=1).any() for point in every)    # a drawn one lies on each
     assert len(browser.kinds["front"].x) + len(browser.kinds["knee"].x) == rows.front.sum()
 
 
 def test_a_batch_run_makes_no_widget(points, tmp_path, monkeypatch):
     monkeypatch.setenv("NAT_BATCH", "1")
-    assert browse.app(points, tmp_path) is None
+    assert app(points, tmp_path) is None
     monkeypatch.delenv("NAT_BATCH")
-    assert isinstance(browse.app(points, tmp_path), Browser)
+    assert isinstance(app(points, tmp_path), Browser)
 
 
 def test_the_browser_shows_what_is_chosen(browser, points):

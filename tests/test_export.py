@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from nat_lib import aep, backbones, cost, export, finetune, nat, plan, runs, studies
+from nat_lib import aep, backbones, cost, export, finetune, layers, nat, plan, runs, studies
 from nat_lib.arch import Space
 from nat_lib.evaluate import prepare
 from nat_lib.exits import ensemble, exit_weights
@@ -233,8 +233,8 @@ def test_any_subnet_is_rebuilt_from_its_table(name):
     for arch in space.sample(3, np.random.default_rng(0)):
         network = net.extract(arch, exits="all").eval()
         votes = np.arange(1, len(space.exits) + 1.0)
-        rows, exits = export.layer_table(network, votes, space.exits, 3, 31)
-        subnet = export.Subnet(json.loads(json.dumps({"layers": rows, "exits": exits}))).eval()
+        rows, exits = layers.layer_table(network, votes, space.exits, 3, 31)
+        subnet = layers.Subnet(json.loads(json.dumps({"layers": rows, "exits": exits}))).eval()
         subnet.load_state_dict(network.state_dict())
         x = images(2, 3, 31)
         with torch.no_grad():
@@ -250,22 +250,22 @@ def test_every_backbone_has_a_table_and_an_onnx_graph(name):
     network = backbones.build(name, 3).eval()
     # Two stages show every kind of row; more would only take longer.
     network = backbones.extract(network, [1, 2])
-    rows, exits = export.layer_table(network, (.3, .7), (1, 2), 3, 33)
+    rows, exits = layers.layer_table(network, (.3, .7), (1, 2), 3, 33)
     card = {"layers": rows, "exits": exits, "early": None,
             "input": {"channels": 3, "size": 33, "n_classes": 3, "mean": [0], "std": [1]}}
     x = images(2, 3, 33)
     with torch.no_grad():
         wanted = ensemble(network(x), (.3, .7))
-    model = export.onnx_model(card, network.state_dict())
+    model = layers.onnx_model(card, network.state_dict())
     theirs = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"image": x.numpy()})[0]
     close(theirs, wanted, 1e-4)
-    assert set(BACKBONES) >= {name} and {r["kind"] for r in rows} <= set(export.KINDS)
+    assert set(BACKBONES) >= {name} and {r["kind"] for r in rows} <= set(layers.KINDS)
 
 
 def test_what_has_no_row_is_refused():
-    def refused(*layers):
+    def refused(*modules):
         with pytest.raises(runs.Refusal, match="layer table"):
-            export.layer_table(nn.Sequential(*layers), (1.0,), (1,), 3, 8)
+            layers.layer_table(nn.Sequential(*modules), (1.0,), (1,), 3, 8)
 
     refused(nn.Conv2d(3, 4, 3), nn.Softplus())
     refused(nn.Conv2d(3, 4, (3, 1)))
@@ -283,7 +283,7 @@ def test_loading_needs_neither_supernet_nor_search(aep_export):
             "print(*sorted(m for m in sys.modules if m.split('.')[0] in ('nat_lib', 'pymoo', 'onnx', 'torchvision')))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=False,
                           env=os.environ | {"PYTHONPATH": str(runs.ROOT)})
-    assert done.stdout.split() == ["nat_lib", "nat_lib.export", "nat_lib.runs"], done.stderr
+    assert done.stdout.split() == ["nat_lib", "nat_lib.export", "nat_lib.layers", "nat_lib.runs"], done.stderr
 
 
 def test_the_lines_of_the_model_card_run(aep_export, monkeypatch):
@@ -346,9 +346,9 @@ def test_the_threshold_is_the_cheapest_that_costs_little_by_trying_all(seed):
     for e in range(n_exits):  # deeper exits know more
         logits[e, torch.arange(n), labels] += e + 0.5
     votes, macs = rng.random(n_exits) + 0.1, np.cumsum(rng.integers(10, 99, n_exits))
-    chosen = export.choose_threshold(logits, labels, tuple(votes), macs, slack)
+    chosen = layers.choose_threshold(logits, labels, tuple(votes), macs, slack)
     # Between neighbouring confidences nothing changes: trying each of them, and one above all, is trying all.
-    confidence, _ = export.confidences(logits, tuple(votes))
+    confidence, _ = layers.confidences(logits, tuple(votes))
     every = [one_by_one(logits, labels, votes, macs, t) for t in [*confidence.flatten().tolist(), 2.0]]
     full = one_by_one(logits, labels, votes, macs, 2.0)[0]
     cheapest = min(mean for top1, _, mean in every if top1 >= full - slack - 1e-9)
@@ -356,7 +356,7 @@ def test_the_threshold_is_the_cheapest_that_costs_little_by_trying_all(seed):
     assert mean == pytest.approx(cheapest) == pytest.approx(chosen.mean_macs)
     assert (chosen.val_top1, chosen.full_val_top1) == pytest.approx((top1, full)) and top1 >= full - slack
     assert chosen.shares == pytest.approx(np.bincount(taken, minlength=n_exits) / n) and chosen.macs == macs.tolist()
-    assert export.leaves_at(confidence, chosen.threshold).tolist() == taken
+    assert layers.leaves_at(confidence, chosen.threshold).tolist() == taken
     assert len(set(taken)) > 1 and cheapest < macs[-1]  # the example has something to gain
 
 
@@ -364,7 +364,7 @@ def test_confident_errors_keep_every_image_inside():
     labels = torch.zeros(20, dtype=torch.long)
     logits = torch.zeros(2, 20, 3)
     logits[0, :, 1], logits[1, :, 0] = 50.0, 200.0  # sure and wrong, then right: confidence 1 in float32
-    chosen = export.choose_threshold(logits, labels, (0.5, 0.5), (1, 10))
+    chosen = layers.choose_threshold(logits, labels, (0.5, 0.5), (1, 10))
     assert chosen.threshold > 1 and chosen.shares == [0, 1] and chosen.mean_macs == 10 and chosen.val_top1 == 100
 
 
@@ -386,12 +386,12 @@ def test_early_stopping_in_onnx_and_torch_is_one_rule(aep_export, aep_cell, aep_
     x = torch.cat([x for x, _ in aep_data.eval_batches("val", PIXELS, 30)])
     top1, taken, mean = one_by_one(outputs.logits, outputs.labels, votes, macs, early["threshold"])
     assert early["val_top1"] == pytest.approx(top1) and early["mean_macs"] == pytest.approx(mean)
-    left, confidence = [], export.confidences(outputs.logits, votes)[0]
+    left, confidence = [], layers.confidences(outputs.logits, votes)[0]
     for i in range(len(x)):
         if ((confidence[:-1, i] - early["threshold"]).abs() < 1e-4).any():
             continue
         theirs, position = run.run(["probabilities", "exit"], {"image": x[i:i + 1].contiguous().numpy()})
-        ours, expected = export.answer_early(subnet, x[i:i + 1])
+        ours, expected = layers.answer_early(subnet, x[i:i + 1])
         assert position.tolist() == [expected] == [taken[i] + 1]
         np.testing.assert_allclose(theirs, ours, atol=1e-4)
         weights = np.array(votes[:expected])
@@ -408,10 +408,10 @@ def test_an_early_answer_computes_no_later_stage(aep_export):
     calls = []
     for m in deep:
         m.register_forward_hook(lambda *_: calls.append(1))
-    assert deep and export.answer_early(subnet, x, 0.0)[1] == 1 and not calls
-    assert export.answer_early(subnet, x, 2.0)[1] == 4 and len(calls) == len(deep)
+    assert deep and layers.answer_early(subnet, x, 0.0)[1] == 1 and not calls
+    assert layers.answer_early(subnet, x, 2.0)[1] == 4 and len(calls) == len(deep)
     with pytest.raises(runs.Refusal, match="one image"):
-        export.answer_early(subnet, images(2, 3, PIXELS))
+        layers.answer_early(subnet, images(2, 3, PIXELS))
 
 
 # ---------------------------------------------------------------------------------------------- all or nothing
@@ -463,7 +463,7 @@ def test_a_format_that_answers_otherwise_is_refused_and_nothing_is_left(source, 
     export.write(source, tmp_path / "a")
     before = content(tmp_path / "a")
     if form == "onnx":
-        monkeypatch.setitem(export.KINDS, "relu", export.KINDS["relu"]._replace(op="Sigmoid"))
+        monkeypatch.setitem(layers.KINDS, "relu", layers.KINDS["relu"]._replace(op="Sigmoid"))
     else:
         exported = export._exported
         monkeypatch.setattr(export, "_exported", lambda subnet, x: exported(nn.Sequential(subnet, nn.ReLU()), x))
