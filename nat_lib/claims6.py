@@ -3,7 +3,7 @@
 Metrics, dimensions and labels are those of reference/metrics.csv; a value that was not measured is left out, so its
 claims show as not run. Metrics without a data set pool all of them, over the four sets of objectives and the eight
 supernets of the thesis. `comparable`: run at the paper profile on a data set that the thesis uses for it. Noise: see
-results6. The run-time ratio of two kinds of validation (nat.duration_ratio) needs a run of its own: it is not here.
+results6.
 """
 
 from functools import cache
@@ -36,6 +36,7 @@ def store6(out, predictors_on=None, strategies_on=None):
                                    where there are several
     """
     fits, returned, posts = (read(out) for read in (results6.predictor_fits, results6.returned, results6.posts))
+    steps = results6.iterations(out)
     returned, posts = (rows[rows.objectives.isin(OBJECTIVES) & rows.supernet.isin(SUPERNETS)]
                        for rows in (returned, posts))
     fits = report.one_dataset(fits[fits.supernet.isin(SUPERNETS)], predictors_on)
@@ -50,6 +51,7 @@ def store6(out, predictors_on=None, strategies_on=None):
     best = results6.best(versions)
     add_searches(store, versions, best, returned.drop_duplicates("dataset").set_index("dataset").n_classes)
     add_gains(store, best, results6.final_posts(posts))
+    add_durations(store, steps.assign(dataset=steps.dataset.map(name_of)))
     for dims, share, noise in depth_shares():
         store.add("nat.depth_share", dims, share, noise)
     return store
@@ -264,6 +266,22 @@ def add_gains(store, best, final):
         noise = np.fmax(per_seed.std() / np.sqrt(len(per_seed)), np.sqrt(guess * (1 - guess) / (n + 4)))
         store.add("nat.ens_win_share", {"dataset": dataset}, per_seed.mean(), noise, len(per_seed),
                   bool(results6.comparable(rows).all()))
+
+
+def add_durations(store, steps):
+    """nat.duration_ratio: run time with one validation of the supernet per iteration over that with one per epoch.
+
+    From the measured times of the very same iterations, of several epochs each, and of their validations: the median
+    over the iterations of a search, then the mean over searches. Noise for one seed: standard error over searches.
+    """
+    steps = steps[(steps.epochs > 1) & steps.validation_seconds.notna()].assign(validation="last_epoch")
+    once = steps.seconds - (steps.validations - 1) * steps.validation_seconds
+    steps["ratio"] = once / (once + (steps.epochs - 1) * steps.validation_seconds)
+    rows = steps.groupby(["validation", *results6.SEARCH], as_index=False).ratio.median()
+    rows["single"] = rows.groupby("seed").ratio.transform("std")
+    keys = ["validation"]
+    _fill(store, "nat.duration_ratio", results6.mean_over_seeds(rows, keys, "ratio", "single").merge(
+        _comparable(rows, keys)), keys)
 
 
 # ---------------------------------------------------------------------------------------------- sampling

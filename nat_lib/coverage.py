@@ -54,7 +54,7 @@ def _eps(profile, metric, dims):
 
 def _nat(profile, metric, dims):
     if metric == "nat.duration_ratio":
-        return False
+        return any(profile["searches"].values()) and profile["adaptation_epochs"] > 1
     post = dims.get("post", "none") != "none" or metric in ("nat.post_gain", "nat.ens_win_share")
     searches = profile["post_searches" if post else "searches"]
     phases = [dims["phase"]] if "phase" in dims else [phase for phase, wanted in searches.items() if wanted]

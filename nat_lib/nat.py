@@ -47,6 +47,7 @@ def latency_ms(run, X):
 # Name of an objective -> what it costs, (n,) of genotypes (n, V), to be minimised; accuracy is always the first.
 # A new objective is a new function here.
 COSTS = {"params": params, "macs": macs, "latency": latency_ms}
+TIMED = ("epochs", "validations", "validation_seconds")  # of the adaptation of an iteration; seconds of one validation
 UNITS = {"params": "M", "macs": "M", "latency": "ms"}
 
 
@@ -251,6 +252,7 @@ def _search(run, warm, data, workers, processes, out):
         run = run._replace(latency=latency_of(run, nets, data, Memory(cell, "latencies"), out))
     costs = [partial(COSTS[name], run) for name in run.names[1:]]
     now, noted = len(done) - 1 if done else 0, {}  # weights version: adaptations done; noted: of this iteration
+    validations = []  # (seconds, top1) since the adaptation began
 
     def evaluated(X):
         if trained != now * p["adaptation_epochs"] and any((now, code(x)) not in memory.known for x in space.active(X)):
@@ -264,7 +266,9 @@ def _search(run, warm, data, workers, processes, out):
                              fallback=p["fallback"], mask_after_exit=p["mask_after_exit"])
 
     def validated(_=None):
-        return adapt.mean_score(nets, members, data, recipe)
+        began, found = time.perf_counter(), adapt.mean_score(nets, members, data, recipe)
+        validations.append((time.perf_counter() - began, found[1]))
+        return found
 
     def adapted(X, number):
         nonlocal trained, now
@@ -274,10 +278,15 @@ def _search(run, warm, data, workers, processes, out):
         def draw(rng):
             return space.decode(distributions.sample(laws, 1, rng, space, version.repair))[0]
 
+        validations.clear()
         adapt.adapt(nets, teacher, draw, number, p["adaptation_epochs"], run.budget.iterations, recipe, data, seed,
                     cell, workers, validated if version.validation == "every" else None)
         trained, now = number * p["adaptation_epochs"], number
-        noted.update(laws=[law.family for law in laws], supernet_top1=validated()[1])
+        if not validations:
+            validated()
+        seconds, top1 = zip(*validations, strict=True)
+        noted.update(laws=[law.family for law in laws], supernet_top1=top1[-1], epochs=p["adaptation_epochs"],
+                     validations=len(seconds), validation_seconds=sum(seconds) / len(seconds))
 
     steps = search.nat(space, evaluated, adapted, fitted, costs, version, run.budget, seed,
                        start=done[-1] if done else None, crossover=p["crossover"], depth_prior=p["depth_prior"])
@@ -368,7 +377,7 @@ def tables(run, n):
             "front": int(front(step.F).sum()), "candidates": len(step.candidates), **step.quality,
             "predictor": step.predictor[0], "note": step.predictor[1], "best_top1": 100 - step.F[:, 0].min(),
             "mean_top1": 100 - step.F[:, 0].mean(), "supernet_top1": row.get("supernet_top1"),
-            **shares(run.space, step.X), "seconds": row["seconds"]})
+            **shares(run.space, step.X), "seconds": row["seconds"], **{key: row.get(key) for key in TIMED}})
     return {"iterations": pd.DataFrame(overview), "archive": pd.concat(archive), "candidates": pd.concat(candidates)}
 
 

@@ -38,7 +38,8 @@ POST_COLUMNS = [*SUBNET, "study", "subnet", "method", "optimizer", "lr", "weight
                 "original_latency_ms", "latency_ms", "original_second", "second", "best_epoch", "n_test"]
 ITERATION_COLUMNS = [*SEARCH, "iteration", "hypervolume", "archive", "front", "candidates", "rmse", "pearson",
                      "spearman", "kendall", "predictor", "note", "best_top1", "mean_top1", "supernet_top1",
-                     *(f"depth_{d}" for d in (2, 3, 4)), *(f"exit_{e}" for e in (1, 2, 3, 4, 5)), "seconds"]
+                     *(f"depth_{d}" for d in (2, 3, 4)), *(f"exit_{e}" for e in (1, 2, 3, 4, 5)), "seconds",
+                     "epochs", "validations", "validation_seconds"]
 
 
 def name_of(dataset):

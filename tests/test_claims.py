@@ -271,7 +271,7 @@ def test_every_claim_has_a_cheapest_profile():
     assert {text.split(",")[0] for text in found.values()} == {*coverage.SIZES, coverage.ITS_OWN, ""}
     assert found["O27"] == found["N51"] == "smoke"              # read off the code's structures
     assert found["A01"] == "paper"                              # 224 pixels
-    assert found["N50"] == coverage.ITS_OWN                     # the duration of two kinds of validation
+    assert found["N50"] == "paper"                              # several epochs of adaptation
     rows = printed("claims").set_index("id")
     quoting = [i for i in found if rows.rule[i] and claims.quotes(rows.loc[i], claims.parse(rows.rule[i]))]
     assert len(quoting) > 20 and all(found[i].split(",")[0] in ("paper", "smoke", coverage.ITS_OWN) for i in quoting)

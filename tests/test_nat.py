@@ -50,6 +50,9 @@ def test_a_search_leaves_archives_candidates_and_returned_subnets(straight, sear
     assert list(candidates.groupby("iteration").size()) == [2, 2]
     assert report["metrics"]["hypervolume"] == list(iterations.hypervolume)
     assert (iterations.hypervolume > 0).all() and iterations.supernet_top1[1:].between(0, 100).all()
+    epochs = report["params"]["adaptation_epochs"]
+    assert (iterations.epochs[1:] == epochs).all() and (iterations.validations[1:] == (epochs if grows else 1)).all()
+    assert (iterations.validation_seconds[1:] < iterations.seconds[1:]).all()
     space = Space.from_dict(report["params"]["space"])
     X = nat.genotypes(archive.code)
     np.testing.assert_allclose(archive.macs, count(X, space, 5).macs_tp / 1e6)      # of the subnet that was scored
