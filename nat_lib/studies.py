@@ -4,6 +4,7 @@ Source: thesis 6.2.2 and 6.3.1 (predictors), 6.1.5, 6.2.4 and 6.3.2 (post-proces
 """
 
 import time
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -96,20 +97,20 @@ def run_posts(params, kind, supernet, phase, text, seed, data, out):
                              params["post_epochs"], params["post_max_steps"], batch_size, params["post_final"],
                              params["workers"])
     reports = []
-    for number, row in enumerate(subnets.to_dict("records")):
+    todo = [*product(enumerate(subnets.to_dict("records")), settings(kind, space.early_exits, params))]
+    for (number, row), (method, optimizer, lr, weights) in runs.progress(todo, f"{cell.name}, post-processing"):
         arch = space.decode(nat.genotypes([row["code"]]))[0]
-        for method, optimizer, lr, weights in settings(kind, space.early_exits, params):
-            name = "-".join(filter(None, (str(number), method, optimizer, f"{lr:.0e}".replace("e-0", "e-"), weights)))
-            tuned = runs.cell(out, POST, f"{cell.name}/{name}", {
-                "supernet": supernet, "phase": phase, "objectives": cell.params["objectives"], "dataset": data.name,
-                "seed": seed, "profile": params["profile"], "search": cell.hash, "subnet": number, "code": row["code"],
-                "method": method, "optimizer": optimizer, "lr": lr, "weights": weights, "study": kind,
-                "budget": {k: v for k, v in budget._asdict().items() if k != "workers"}, "data": shrink.identity(data)})
-            with runs.alone(tuned) as mine:
-                if mine:
-                    finetune.post_process(nets, arch, data, method, optimizer, lr, weights, budget, tuned, seed,
-                                          {k: row[k] for k in ORIGINAL})
-            reports.append(tuned.report())
+        name = "-".join(filter(None, (str(number), method, optimizer, f"{lr:.0e}".replace("e-0", "e-"), weights)))
+        tuned = runs.cell(out, POST, f"{cell.name}/{name}", {
+            "supernet": supernet, "phase": phase, "objectives": cell.params["objectives"], "dataset": data.name,
+            "seed": seed, "profile": params["profile"], "search": cell.hash, "subnet": number, "code": row["code"],
+            "method": method, "optimizer": optimizer, "lr": lr, "weights": weights, "study": kind,
+            "budget": {k: v for k, v in budget._asdict().items() if k != "workers"}, "data": shrink.identity(data)})
+        with runs.alone(tuned) as mine:
+            if mine:
+                finetune.post_process(nets, arch, data, method, optimizer, lr, weights, budget, tuned, seed,
+                                      {k: row[k] for k in ORIGINAL})
+        reports.append(tuned.report())
     return reports
 
 
