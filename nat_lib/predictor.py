@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeRegressor
 
-from nat_lib.runs import Refusal
+from nat_lib.runs import Refusal, progress
 
 FOLDS = 10
 METRICS = ("rmse", "pearson", "spearman", "kendall")
@@ -303,23 +304,21 @@ def study(space, tests, trainings, keys=tuple(PREDICTORS), encodings=tuple(ENCOD
             raise Refusal(f"encoding {name!r} is not known: choose from {', '.join(ENCODINGS)}")
     for key in keys:
         _check(key)
+    usable = [(encoding, key) for encoding in encodings for key in keys
+              if ENCODINGS[encoding] != "one_hot" or PREDICTORS[key].one_hot]
     rows = []
-    for size, repeat, X, errors in trainings:
-        for encoding in encodings:
-            for key in keys:
-                if ENCODINGS[encoding] == "one_hot" and not PREDICTORS[key].one_hot:
-                    continue
-                began, found, note = time.perf_counter(), dict.fromkeys(METRICS, np.nan), ""
-                try:
-                    made = fit(key, space, X, errors, rng=np.random.default_rng((seed, size, repeat)),
-                               features=ENCODINGS[encoding], fallback=None, threads=threads)
-                    predicted = made.predict(tests[0])
-                    seconds = time.perf_counter() - began
-                    found = quality(predicted, tests[1])
-                except Unfit as error:
-                    seconds, note = time.perf_counter() - began, str(error)
-                rows.append({"predictor": NAMES[key], "encoding": encoding, "size": size, "repeat": repeat, **found,
-                             "seconds": seconds, "note": note})
+    for (size, repeat, X, errors), (encoding, key) in progress([*product(trainings, usable)], f"{space.name}, fits"):
+        began, found, note = time.perf_counter(), dict.fromkeys(METRICS, np.nan), ""
+        try:
+            made = fit(key, space, X, errors, rng=np.random.default_rng((seed, size, repeat)),
+                       features=ENCODINGS[encoding], fallback=None, threads=threads)
+            predicted = made.predict(tests[0])
+            seconds = time.perf_counter() - began
+            found = quality(predicted, tests[1])
+        except Unfit as error:
+            seconds, note = time.perf_counter() - began, str(error)
+        rows.append({"predictor": NAMES[key], "encoding": encoding, "size": size, "repeat": repeat, **found,
+                     "seconds": seconds, "note": note})
     return pd.DataFrame(rows)
 
 
