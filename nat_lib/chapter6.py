@@ -66,10 +66,10 @@ def table_predictors(fits, n_train=None):
         means = results6.predictor_means(fits[fits.n_train == n_train], metric)
         text = {(r.supernet, r.encoding, r.predictor): f"{r.mean:.{digits}f}{_pm(r.half, digits)}"
                 for r in means.itertuples() if not np.isnan(r.mean)}
-        for supernet, encoding in product(CONSTANTS["PRED_SUPERNETS"], ENCODINGS if digits == 3 else ["integer"]):
+        for supernet, encoding in product(_studied(fits), ENCODINGS if digits == 3 else ["integer"]):
             head = {"spearman": f"rho, {ENCODINGS[encoding]}", "rmse": "RMSE", "seconds": "seconds"}[metric]
             columns[supernet, head] = [text.get((supernet, encoding, name), MISSING) for name in PREDICTORS]
-    table = pd.DataFrame(columns, index=list(PREDICTORS))[list(CONSTANTS["PRED_SUPERNETS"])]
+    table = pd.DataFrame(columns, index=list(PREDICTORS))[_studied(fits)]
     return styled(table, f"<b>Predictors on {n_train} samples</b>: Spearman's rho; RMSE (points) and seconds with "
                          "integer features; mean and 95 % confidence interval over repetitions. " + provenance(fits))
 
@@ -329,7 +329,7 @@ def _within_one(ax):
 
 @thesis_style
 def fig_6_3(fits, n_train=None, encoding="integer"):
-    """Figure 6.3: Spearman correlation of every predictor on three supernets; bars: 95 % interval over repetitions.
+    """Figure 6.3: Spearman correlation of every predictor on each supernet; bars: 95 % interval over repetitions.
 
     fits : `results6.predictor_fits` of one data set;  n_train : default 300, or the largest size that was run
     """
@@ -338,11 +338,14 @@ def fig_6_3(fits, n_train=None, encoding="integer"):
     if means.empty:
         return report._nothing(f"Figure 6.3, predictors: {NOT_RUN}")
     fig, ax = plt.subplots(figsize=(10.4, 3.2), layout="constrained")
-    supernets = CONSTANTS["PRED_SUPERNETS"]
-    for k, (supernet, hatch) in enumerate(zip(supernets, ("", "///", "..."), strict=True)):
+    supernets = _studied(means)
+    wide = 0.8 / len(supernets)
+    for k, supernet in enumerate(supernets):
         mine = means[means.supernet == supernet].set_index("predictor").reindex(list(PREDICTORS))
-        ax.bar(np.arange(len(PREDICTORS)) + 0.27 * (k - 1), mine["mean"], 0.25, yerr=mine.half, color=COLOURS[supernet],
-               hatch=hatch, edgecolor="white", lw=0.4, error_kw={"lw": 0.8, "ecolor": "#333333"},
+        hatch = "..." if supernet.endswith("P") else "///" if supernet in EXITS else ""
+        ax.bar(np.arange(len(PREDICTORS)) + wide * (k - (len(supernets) - 1) / 2), mine["mean"], 0.92 * wide,
+               yerr=mine.half, color=COLOURS[supernet], hatch=hatch, edgecolor="white", lw=0.4,
+               error_kw={"lw": 0.8, "ecolor": "#333333"},
                label=supernet + (", not run" if mine["mean"].isna().all() else ""))
     for i, name in enumerate(PREDICTORS):
         if name not in set(means.predictor):
@@ -353,14 +356,23 @@ def fig_6_3(fits, n_train=None, encoding="integer"):
     ax.set_xticks(range(len(PREDICTORS)), list(PREDICTORS))
     ax.set_ylabel("Spearman's rho")
     ax.set_title(f"{n_train} training samples, {ENCODINGS[encoding]} features")
-    fig.legend(loc="outside upper right", ncols=3)
+    fig.legend(loc="outside upper right", ncols=len(supernets))
     fig.rows = means
     return fig
 
 
+def _studied(fits):
+    """The supernets of the thesis's study, and whatever else was run."""
+    return list(dict.fromkeys([*CONSTANTS["PRED_SUPERNETS"], *report._ordered(fits.supernet)]))
+
+
 @thesis_style
-def fig_6_4(fits, supernet="EE_B", encoding="integer"):
-    """Figure 6.4: Spearman correlation of every predictor against the number of training samples, one supernet."""
+def fig_6_4(fits, supernet=None, encoding="integer"):
+    """Figure 6.4: Spearman correlation of every predictor against the number of training samples, one supernet.
+
+    supernet : default EE_B, as in the thesis, or where that was not run the last one that was
+    """
+    supernet = supernet or next((s for s in ("EE_B", *reversed(_studied(fits))) if s in set(fits.supernet)), "EE_B")
     means = _predictor_means(fits, supernet=supernet, encoding=encoding)
     if means.empty:
         return report._nothing(f"Figure 6.4, predictors on {supernet}: {NOT_RUN}")
