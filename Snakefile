@@ -13,14 +13,14 @@ rule all:
     input: list(RECORD.values())
 
 
-for place, job in enumerate(PLAN["jobs"]):
+for job in PLAN["jobs"]:
     rule:
         name: job["id"]
         input: [RECORD[need] for need in job["needs"]]
         output: job["record"]
         log: job["log"]
         threads: job["threads"]
-        priority: len(PLAN["jobs"]) - place
+        priority: round(10 * job["chain"])
         params:
             # exec: nbrun is then Snakemake's own child and notices its death
             command = (f"exec {PYTHON} -m nat_lib.nbrun {shlex.quote(str(Path(PLAN['root'], job['notebook'])))} "

@@ -509,7 +509,7 @@ class Job:
     output: str
     params: dict
     needs: tuple[str, ...]
-    weight: float               # expected work, in units of some 10 s of smoke: decides the order and the estimate
+    weight: float               # expected work, in units of some 10 s of smoke: for the order and the estimate
     threads: int
     timeout: float              # seconds
     until: str | None = None    # stop after the cell with this tag
@@ -705,8 +705,18 @@ def prepare(all_jobs, out, left):
         _write_if_changed(out / job.params_file, job.params)
         if job.id in left:
             (out / job.record).unlink(missing_ok=True)
+    longest = chains(all_jobs)
     _write_if_changed(out / "plan.json", {"root": ROOT, "python": sys.executable, "jobs": [
-        asdict(job) | {"record": job.record, "log": job.log, "params_file": job.params_file} for job in all_jobs]})
+        asdict(job) | {"record": job.record, "log": job.log, "params_file": job.params_file, "chain": longest[job.id]}
+        for job in all_jobs]})
+
+
+def chains(all_jobs):
+    """{id: work of the longest chain of jobs that begins with it}. Who starts these first is done soonest."""
+    found = {}
+    for job in reversed(all_jobs):          # what needs a job stands behind it
+        found[job.id] = job.weight + max((found[j.id] for j in all_jobs if job.id in j.needs), default=0.0)
+    return found
 
 
 def _write_if_changed(path, obj):

@@ -176,6 +176,19 @@ def test_jobs_of_smoke(notebooks, tmp_path):
         seen.add(job.id)
 
 
+def test_chains_end_with_the_report_and_long_ones_come_first(tmp_path):
+    jobs = {job.id: job for job in plan.jobs("smoke", out=tmp_path / "out")}
+    chains = plan.chains(list(jobs.values()))
+
+    def longest(id):
+        return jobs[id].weight + max((longest(other) for other, job in jobs.items() if id in job.needs), default=0.0)
+
+    assert chains == pytest.approx({id: longest(id) for id in jobs})
+    assert min(chains, key=chains.get) == "07_thesis_report"
+    first = max((id for id in jobs if not jobs[id].needs), key=chains.get)
+    assert first == "02_ofav2_eps-EE_D_w1.2_s0"         # whose searches and post-processing follow
+
+
 def test_longest_first_as_measured():
     order = sorted(plan.WORK, key=plan.WORK.get, reverse=True)
     assert order == ["EE_DP", "EE_P", "EE_D", "EE_B", "SE_DP", "SE_P", "SE_D", "SE_B", "BASE"]
