@@ -391,7 +391,7 @@ def drawing(row):
     space, arch = space_of(row.folder), arch_of(row)
     plan, side = space.plan(arch.width), -(-arch.resolution // 2)
     title = (f"{space.thesis_name}, {arch.resolution} pixels, width {arch.width}: {row.params:.3f} M parameters, "
-             f"{row.macs:.2f} M MACs")
+             f"{row.macs:.2f} M MACs as the thesis counts them")
     parts = [_text(8, 14, title, "start"), _box(36, 110, 44, 56, draw.BOX, "stem", plan.stem)]
     for s, stage in enumerate(plan.stages):
         left, used, side = 72 + 184 * s, s < arch.exit, -(-side // stage.stride)

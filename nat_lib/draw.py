@@ -95,7 +95,8 @@ def draw_subnet(arch, space, n_classes=200):
     total = cost.count([arch], space, n_classes).iloc[0]
     fig, ax = canvas(2.2 + 4.4 * space.n_stages, 5.6,
                      f"{space.thesis_name}, {arch.resolution} pixels, width {arch.width}: "
-                     f"{total.params / 1e6:.3f} M parameters, {total.macs / 1e6:.2f} M MACs")
+                     f"{total.params / 1e6:.3f} M parameters, {total.macs / 1e6:.2f} M MACs "
+                     f"({total.macs_tp / 1e6:.2f} M as the thesis counts them)")
     box(ax, 0.9, 2.6, 0.9, 1.4, f"stem\n{plan.stem}")
     for s, stage in enumerate(plan.stages):
         left, used = 1.7 + 4.4 * s, s < arch.exit
