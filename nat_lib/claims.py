@@ -139,10 +139,11 @@ class Store:
         return copies
 
 
-def by_seed(rows, keys, value):
-    """{tuple of keys: {seed: number}} of rows with one number per `keys` and seed."""
-    return {key: dict(zip(part.seed, part[value].astype(float).tolist(), strict=True))
-            for key, part in rows.groupby(keys)}
+def by_seed(found, rows, keys, value):
+    """{seed: number} for every row of `found`, a list; `rows` holds one number per `keys` and seed."""
+    numbers = {key: dict(zip(part.seed, part[value].astype(float).tolist(), strict=True))
+               for key, part in rows.groupby(keys)}
+    return [numbers[key] for key in zip(*(found[k] for k in keys), strict=True)]
 
 
 def merged(stores):

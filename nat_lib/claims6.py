@@ -90,11 +90,11 @@ def add_predictors(store, fits):
                              width_error=2 * means.half / np.sqrt(2 * (means.n - 1).clip(lower=1)),
                              comparable=(means.profile == "paper") & (means.dataset == "CIFAR-10"))
         kept = means.groupby(keys, as_index=False).comparable.all()
-        repeats = claims.by_seed(fits.assign(value=results6.fitted(fits, column), seed=[
-            *zip(fits.supernet, fits.n_train, fits.repeat, strict=True)]), keys, "value")
         found = results6.over_seeds(means, keys, "mean", "error")
-        found["by_seed"] = [by_seed if len(by_seed) > 1 else repeats[key] for by_seed, key in zip(
-            found.by_seed, zip(*(found[k] for k in keys), strict=True), strict=True)]
+        repeats = claims.by_seed(found, fits.assign(value=results6.fitted(fits, column), seed=[
+            *zip(fits.supernet, fits.n_train, fits.repeat, strict=True)]), keys, "value")
+        found["by_seed"] = [seeds if len(seeds) > 1 else repeated
+                            for seeds, repeated in zip(found.by_seed, repeats, strict=True)]
         _fill(store, metric, found.merge(kept), keys[2:])
         if column == "spearman":
             widths = results6.over_seeds(means, keys, "width", "width_error")

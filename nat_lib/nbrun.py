@@ -73,7 +73,8 @@ def run(notebook, output, params, timeout=None, until=None):
     """
     notebook, output = Path(notebook).resolve(), Path(output).resolve()
     check_params(notebook, params)
-    failed, paged = output.with_suffix(".failed.ipynb"), read_json(notebook)["metadata"].get(PAGE) and not until
+    failed = output.with_suffix(".failed.ipynb")
+    paged = read_json(notebook)["metadata"].get(PAGE) and not until
     output.parent.mkdir(parents=True, exist_ok=True)
     for leftover in output.parent.glob(f".tmp-*-{output.name}"):        # of a run that was killed
         leftover.unlink(missing_ok=True)

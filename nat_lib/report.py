@@ -137,8 +137,7 @@ def eps_cells(results, dataset=None):
     found = table.groupby(keys, as_index=False).agg(
         ours=("top1", "mean"), sd=("top1", "std"), seeds=("seed", "nunique"), n=("n", "min"), n_full=("n_full", "max"),
         n_test=("n_test", "min"), shared=("shared", "all"), comparable=("comparable", "all"))
-    by_seed = claims.by_seed(table, keys, "top1")
-    found["by_seed"] = [by_seed[key] for key in zip(*(found[k] for k in keys), strict=True)]
+    found["by_seed"] = claims.by_seed(found, table, keys, "top1")
     cells = cells.drop(columns="bold_in_text").merge(found, how="left", on=keys)
     cells[["shared", "comparable"]] = cells[["shared", "comparable"]] == True      # noqa: E712  (missing is not true)
     single = cells.seeds == 1

@@ -249,9 +249,8 @@ def averages(rows, keys):
     means["whole"] = means["size"] == found.cells.reindex(means.index)
     spread = means.groupby(keys).agg(sd=("mean", "std"), whole=("whole", "all"))
     found["sd"] = spread.sd.where(spread.whole)
-    by_seed = claims.by_seed(means.reset_index(), keys, "mean")
-    found["by_seed"] = [by_seed[key if isinstance(key, tuple) else (key,)] if whole else {}
-                        for key, whole in zip(found.index, spread.whole.reindex(found.index), strict=True)]
+    found["by_seed"] = [seeds if whole else {} for seeds, whole in zip(
+        claims.by_seed(found.reset_index(), means.reset_index(), keys, "mean"), spread.whole[found.index], strict=True)]
     single = np.hypot(_single_noise(rows, keys, per_seed, pairs, found.cells),
                       (found.between / np.sqrt(found.cells)).where(found.varies, 0.0))
     found["noise"] = (found.sd / np.sqrt(found.seeds)).fillna(single)

@@ -142,12 +142,11 @@ def over_seeds(rows, keys, value, single):
     single : column with the noise of the number where only one seed is known
     """
     rows = rows[rows[value].notna()]
-    groups, by_seed = rows.groupby(keys), claims.by_seed(rows, keys, value)
+    groups = rows.groupby(keys)
     found = pd.DataFrame({"ours": groups[value].mean(), "sd": groups[value].std(), "seeds": groups.seed.nunique(),
                           "single": groups[single].mean()}).reset_index()
     return found.assign(noise=(found.sd / np.sqrt(found.seeds)).where(found.seeds > 1, found.single),
-                        by_seed=[by_seed[key] for key in zip(*(found[k] for k in keys), strict=True)]).drop(
-                            columns="single")
+                        by_seed=claims.by_seed(found, rows, keys, value)).drop(columns="single")
 
 
 def half_width(sd, n):
