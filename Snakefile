@@ -1,4 +1,4 @@
-# One rule per job of plan.json, which nat_lib.drive writes into the outputs folder (the working directory here).
+# One rule per job of plan.json, which nat_lib.run.drive writes into the outputs folder (the working directory here).
 # A job's record is its only output; the driver removes records that no longer hold, so nothing depends on file times.
 import json
 import shlex

@@ -120,7 +120,7 @@ make_environment() {
     { "$python" -m venv "$VENV" &&
       "$VENV/bin/python" -m pip install -qq --no-input --disable-pip-version-check -r "$ROOT/requirements.lock" &&
       echo "$ROOT" >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nat_lib.pth" &&
-      "$VENV/bin/python" -c 'import torch, torchvision, nat_lib.drive' &&
+      "$VENV/bin/python" -c 'import torch, torchvision, nat_lib.run.drive' &&
       echo "$want" >"$stamp"
     } || refuse "the environment could not be made (reason above): check network and disk space (7 GB), then call again"
   fi
@@ -141,4 +141,4 @@ if [[ -n $setup_only ]]; then
   exit 0
 fi
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
-exec "$python" -m nat_lib.drive ${options[@]+"${options[@]}"}
+exec "$python" -m nat_lib.run.drive ${options[@]+"${options[@]}"}

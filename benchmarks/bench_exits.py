@@ -1,10 +1,13 @@
-"""Joint training of all exits against the single exit and against plain torchvision; pruning against validation.
+"""Joint training of all exits against the single exit and against plain torchvision; pruning
+against validation.
 
-Batch 64, 64 pixels, 200 classes, fp32, the same first weights and images on both sides. The peer is the same network as
+Batch 64, 64 pixels, 200 classes, fp32, the same first weights and images on both sides. The peer is
+the same network as
 torchvision has it: channels first, one loss per exit summed in Python, torch's default Adam.
 
 row 8  zero gradients, forward, weighted sum of the exits' cross-entropies, backward, Adam step;
-       pruning of five exits (one pass, all 31 subsets scored and costed, the best one extracted) against one pass
+       pruning of five exits (one pass, all 31 subsets scored and costed, the best one extracted)
+       against one pass
 
     python benchmarks/bench_exits.py [--rounds 7] [--threads 2] [--clock wall|cpu] [--json PATH]
 """
@@ -14,15 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nat_lib import aep
 from nat_lib.backbones import GlobalAverage, build, parts
 from nat_lib.evaluate import score
 from nat_lib.exits import exit_weights
+from nat_lib.studies import aep
 from nat_lib.train import flat_gradients
 
 BATCH, SIDE, CLASSES = 64, 64, 200
 VALIDATION = 80  # batches: as many images as CIFAR-10 has for validation
-GOALS = {"ResNet50": (1.05, 1.0), "MobileNetV3Smallfull": (1.20, 0.65)}  # of the single exit, of the peer
+GOALS = {
+    "ResNet50": (1.05, 1.0),
+    "MobileNetV3Smallfull": (1.20, 0.65),
+}  # of the single exit, of the peer
 
 
 def network_of(name, single=False):
@@ -69,13 +75,23 @@ def theirs(network, x, y):
 
 
 def pruning():
-    """{"validation": one pass, "pruning": the same pass and all that follows from it} of a network of five exits."""
+    """{"validation": one pass, "pruning": the same pass and all that follows from it} of a network
+    of five exits."""
     network = network_of("MobileNetV3Smallfull").eval().to(memory_format=torch.channels_last)
     votes = exit_weights("DESC", 5)[1]
-    batches = [(torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last),
-                torch.randint(CLASSES, (BATCH,))) for _ in range(10)] * (VALIDATION // 10)
-    return {"validation": lambda: score(network, batches, votes),
-            "pruning": lambda: aep.prune(network, aep.exit_outputs(network, batches), votes, parts(network, SIDE))}
+    batches = [
+        (
+            torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last),
+            torch.randint(CLASSES, (BATCH,)),
+        )
+        for _ in range(10)
+    ] * (VALIDATION // 10)
+    return {
+        "validation": lambda: score(network, batches, votes),
+        "pruning": lambda: aep.prune(
+            network, aep.exit_outputs(network, batches), votes, parts(network, SIDE)
+        ),
+    }
 
 
 def main():
@@ -84,11 +100,19 @@ def main():
     x, y = torch.randn(BATCH, 3, SIDE, SIDE), torch.randint(CLASSES, (BATCH,))
     last, rows = x.contiguous(memory_format=torch.channels_last), []
     for name, goals in GOALS.items():
-        times = timing.interleave({
-            "all": ours(network_of(name), last, y), "single exit": ours(network_of(name, single=True), last, y),
-            "torchvision": theirs(network_of(name), x, y)}, chosen.rounds, chosen.clock)
-        rows += [timing.compare(times, "all", other, f"8 all exits, {name}", goal)
-                 for other, goal in zip(("single exit", "torchvision"), goals, strict=True)]
+        times = timing.interleave(
+            {
+                "all": ours(network_of(name), last, y),
+                "single exit": ours(network_of(name, single=True), last, y),
+                "torchvision": theirs(network_of(name), x, y),
+            },
+            chosen.rounds,
+            chosen.clock,
+        )
+        rows += [
+            timing.compare(times, "all", other, f"8 all exits, {name}", goal)
+            for other, goal in zip(("single exit", "torchvision"), goals, strict=True)
+        ]
     times = timing.interleave(pruning(), chosen.rounds, chosen.clock)
     rows.append(timing.compare(times, "pruning", "validation", "8 pruning, five exits", 1.10))
     timing.show(rows, chosen)

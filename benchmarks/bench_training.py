@@ -1,10 +1,13 @@
-"""Training step against `ofa`: maximal network, elastic step with a teacher, and what being elastic costs.
+"""Training step against `ofa`: maximal network, elastic step with a teacher, and what being elastic
+costs.
 
-OFAMobileNetV3 at full size, batch 64, 64 pixels, 200 classes, fp32, the same weights, images and subnets on both sides.
+OFAMobileNetV3 at full size, batch 64, 64 pixels, 200 classes, fp32, the same weights, images and
+subnets on both sides.
 
-row 1   zero gradients, forward, cross-entropy (smoothing 0.1), backward, SGD step of the maximal network
-row 1b  teacher forward (maximal network, no gradient), four sampled subnets with distillation, one SGD step
-row 2   the subnets inside the supernet against the same subnets extracted
+row 1   zero gradients, forward, cross-entropy (smoothing 0.1), backward, SGD step of the maximal
+network row 1b  teacher forward (maximal network, no gradient), four sampled subnets with
+distillation, one SGD step row 2   the subnets inside the supernet against the same subnets
+extracted
 
     python benchmarks/bench_training.py [--rounds 7] [--threads 2] [--clock wall|cpu] [--json PATH]
 """
@@ -17,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from nat_lib.arch import Space
-from nat_lib.exits import soft_cross_entropy
+from nat_lib.distill import soft_cross_entropy
 from nat_lib.supernet import Supernet, with_width
 from nat_lib.train import flat_gradients, sgd
 
@@ -48,7 +51,9 @@ def ours(net, forwards, y, teacher=None):
 
 def theirs(net, forwards, y, teacher=None):
     """A training step as the peer's code does it."""
-    optimizer = torch.optim.SGD(net.parameters(), LR, momentum=0.9, nesterov=True, weight_decay=3e-5)
+    optimizer = torch.optim.SGD(
+        net.parameters(), LR, momentum=0.9, nesterov=True, weight_decay=3e-5
+    )
 
     def step():
         optimizer.zero_grad()
@@ -72,7 +77,10 @@ def main():
     chosen = timing.options(__doc__, rounds=7)
     torch.manual_seed(0)
     space = Space("BASE")
-    largest, net = with_width(space.largest, 1.0), Supernet(space, 1.0, peer.CLASSES, dropout=0.1).train()
+    largest, net = (
+        with_width(space.largest, 1.0),
+        Supernet(space, 1.0, peer.CLASSES, dropout=0.1).train(),
+    )
     other = peer.supernet(net).train()
     x, y = torch.randn(BATCH, 3, peer.SIDE, peer.SIDE), torch.randint(peer.CLASSES, (BATCH,))
     last = x.contiguous(memory_format=torch.channels_last)
@@ -89,26 +97,46 @@ def main():
 
     def elastic(i):
         archs = peer.quadruple(other, i)
-        return {"ours": ours(net, [lambda a=a: net(last, a) for a in archs], y, soft_labels(our_teacher, last)),
-                "ofa": theirs(other, [at_peer(a) for a in archs], y, soft_labels(other_teacher, x))}
+        return {
+            "ours": ours(
+                net, [lambda a=a: net(last, a) for a in archs], y, soft_labels(our_teacher, last)
+            ),
+            "ofa": theirs(other, [at_peer(a) for a in archs], y, soft_labels(other_teacher, x)),
+        }
 
     def dynamic(archs):
         statics = [net.extract(a) for a in archs]
-        return {"elastic": ours(net, [lambda a=a: net(last, a) for a in archs], y),
-                "extracted": ours(torch.nn.ModuleList(statics), [lambda s=s: s(last) for s in statics], y)}
+        return {
+            "elastic": ours(net, [lambda a=a: net(last, a) for a in archs], y),
+            "extracted": ours(
+                torch.nn.ModuleList(statics), [lambda s=s: s(last) for s in statics], y
+            ),
+        }
 
     rows = []
-    times = timing.interleave({
-        "ours": ours(net, [lambda: net(last, largest)], y), "extracted": ours(static, [lambda: static(last)], y),
-        "ofa": theirs(other, [at_peer(largest)], y)}, chosen.rounds, chosen.clock)
+    times = timing.interleave(
+        {
+            "ours": ours(net, [lambda: net(last, largest)], y),
+            "extracted": ours(static, [lambda: static(last)], y),
+            "ofa": theirs(other, [at_peer(largest)], y),
+        },
+        chosen.rounds,
+        chosen.clock,
+    )
     rows.append(timing.compare(times, "ours", "ofa", "1 maximal step", 0.55))
     for i in range(2):
         pair = timing.interleave(elastic(i), max(3, chosen.rounds // 2), chosen.clock)
         rows.append(timing.compare(pair, "ours", "ofa", f"1b elastic step, quadruple {i}", 0.55))
     rows.append(timing.compare(times, "ours", "extracted", "2 elastic / extracted, maximal", 1.03))
     for i in range(2):
-        pair = timing.interleave(dynamic(peer.quadruple(other, i)), max(3, chosen.rounds // 2), chosen.clock)
-        rows.append(timing.compare(pair, "elastic", "extracted", f"2 elastic / extracted, quadruple {i}", 1.03))
+        pair = timing.interleave(
+            dynamic(peer.quadruple(other, i)), max(3, chosen.rounds // 2), chosen.clock
+        )
+        rows.append(
+            timing.compare(
+                pair, "elastic", "extracted", f"2 elastic / extracted, quadruple {i}", 1.03
+            )
+        )
     timing.show(rows, chosen)
 
 

@@ -1,8 +1,11 @@
-"""The networks of the AEP study: torchvision's models, cut into stages, with an exit behind every stage.
+"""The networks of the AEP study: torchvision's models, cut into stages, with an exit behind every
+stage.
 
-A row of `stages.BACKBONES` says where to cut, a row of `HEADS` what an exit is made of; another network is another
-row.  The single-exit baseline of a network has the same stem and stages and only the last exit.
-Source: thesis chapter 4; AEP, arXiv:2301.12168; stages and exits are those of the published notebook.
+A row of `stages.BACKBONES` says where to cut, a row of `HEADS` what an exit is made of; another
+network is another row.  The single-exit baseline of a network has the same stem and stages and only
+the last exit.
+Source: thesis chapter 4; AEP, arXiv:2301.12168; stages and exits are those of the published
+        notebook.
 """
 
 import copy
@@ -19,19 +22,25 @@ from torch import nn
 from torch.func import functional_call
 from torchvision.ops import SqueezeExcitation
 
-from nat_lib.runs import Refusal, sha256_of
+from nat_lib.errors import Refusal
+from nat_lib.files import sha256_of
 from nat_lib.stages import row_of
 
 HIDDEN = ("measured", "proportional")  # options for the hidden layer of an exit
-EPS, MOMENTUM = 1e-3, 1e-2  # of the batch norm in an exit, as in the torchvision models that have one
+EPS, MOMENTUM = (
+    1e-3,
+    1e-2,
+)  # of the batch norm in an exit, as in the torchvision models that have one
 DESIGNED_FOR = 224  # pixels
 
 
 class Head(NamedTuple):
-    """Layers of an exit on C channels: expansion, activation, global average, hidden layer, dropout, classifier.
+    """Layers of an exit on C channels: expansion, activation, global average, hidden layer,
+    dropout, classifier.
 
     expand : a 1x1 convolution to so many times C, with batch norm; 0: none
-    hidden : {option: units of the hidden layer as a multiple of C, rounded down}; None: no such layer
+    hidden : {option: units of the hidden layer as a multiple of C, rounded down}; None: no such
+             layer
     """
 
     expand: int = 0
@@ -43,8 +52,11 @@ class Head(NamedTuple):
 HEADS = {
     "linear": Head(),
     "relu": Head(activation=nn.ReLU),
-    # The thesis scales the features of torchvision's head, 1024 at 96 channels; its printed costs are those of 1.75 C.
-    "mobilenet_v3": Head(6, nn.Hardswish, {"measured": Fraction(7, 4), "proportional": Fraction(1024, 96)}, 0.2),
+    # The thesis scales the features of torchvision's head, 1024 at 96 channels; its printed costs
+    # are those of 1.75 C.
+    "mobilenet_v3": Head(
+        6, nn.Hardswish, {"measured": Fraction(7, 4), "proportional": Fraction(1024, 96)}, 0.2
+    ),
     "efficientnet": Head(4, nn.SiLU, dropout=0.4),
 }
 
@@ -53,8 +65,8 @@ class Cost(NamedTuple):
     """Trainable parameters and multiply-accumulates of one image.
 
     macs    : convolutions and linear layers
-    macs_tp : also one per output element of normalisation, average pooling and squeeze-and-excitation, as the tool
-              behind the thesis's tables counts (torchprofile)
+    macs_tp : also one per output element of normalisation, average pooling and
+              squeeze-and-excitation, as the tool behind the thesis's tables counts (torchprofile)
     """
 
     params: int
@@ -62,20 +74,23 @@ class Cost(NamedTuple):
     macs_tp: int
 
 
-# ------------------------------------------------------------------------------------------------ networks
+# ----------------------------------------------------------------------------------------- networks
+
 
 class GlobalAverage(nn.Module):
-    """nn.AdaptiveAvgPool2d(1), with a gradient that stays channels-last: a third of the time of the library's."""
+    """nn.AdaptiveAvgPool2d(1), with a gradient that stays channels-last: a third of the time of the
+    library's."""
 
     def forward(self, x):  # (B, C, H, W) -> (B, C, 1, 1)
         return x.permute(0, 2, 3, 1).mean((1, 2))[:, :, None, None]
 
 
 class Network(nn.Module):
-    """Stem, stages, and exits that read them: images (B, C, H, W) -> list of logits (B, K), shallow to deep.
+    """Stem, stages, and exits that read them: images (B, C, H, W) -> list of logits (B, K), shallow
+    to deep.
 
-    exits : {position of the stage it reads, from 1: module}; positions survive `extract`.  A network of one exit
-            returns its logits alone
+    exits : {position of the stage it reads, from 1: module}; positions survive `extract`.  A
+            network of one exit returns its logits alone
     """
 
     def __init__(self, stem, stages, exits):
@@ -96,14 +111,18 @@ class Network(nn.Module):
         return logits if len(logits) > 1 else logits[0]
 
 
-def build(name, n_classes, single=False, channels=3, weights=None, hidden="measured", keep_stem=False):
-    """A network of `stages.BACKBONES`: `Network`, initialised by torchvision and PyTorch from torch's generator.
+def build(
+    name, n_classes, single=False, channels=3, weights=None, hidden="measured", keep_stem=False
+):
+    """A network of `stages.BACKBONES`: `Network`, initialised by torchvision and PyTorch from
+    torch's generator.
 
     single    : the baseline: only the last exit
     channels  : of the images
-    weights   : {torchvision's name: tensor} of stem and stages, see `imagenet` and `backbone_weights`; None: random.
-                Exits are always random
-    hidden    : of MobileNetV3's exits: "measured" (1.75 C) | "proportional" (to torchvision's own head)
+    weights   : {torchvision's name: tensor} of stem and stages, see `imagenet` and
+                `backbone_weights`; None: random. Exits are always random
+    hidden    : of MobileNetV3's exits: "measured" (1.75 C) | "proportional" (to torchvision's own
+                head)
     keep_stem : use the given weights of the first module too, which the thesis never does
     """
     row = row_of(name)
@@ -114,11 +133,13 @@ def build(name, n_classes, single=False, channels=3, weights=None, hidden="measu
     try:
         model = tv.get_model(row.builder, weights=None)
     except ValueError:
-        raise Refusal(f"torchvision has no model {row.builder!r}: correct the row of {name} in BACKBONES") from None
+        raise Refusal(
+            f"torchvision has no model {row.builder!r}: correct the row of {name} in BACKBONES"
+        ) from None
     stem, *stages = parts = [_cut(model, text, row.builder) for text in (row.stem, *row.stages)]
     if weights is not None:
         for part in parts:
-            for path, module in list(part.named_children())[part is stem and not keep_stem:]:
+            for path, module in list(part.named_children())[part is stem and not keep_stem :]:
                 _load(module, _original(path), weights, name)
     if not keep_stem:
         _renew(stem[0], channels, row)
@@ -127,27 +148,37 @@ def build(name, n_classes, single=False, channels=3, weights=None, hidden="measu
         h = _trace(part, h)[0]
         widths.append(h.shape[1])
     # The last exit is made first, so that a network and its baseline start from the same weights.
-    exits = {i: _head(HEADS[row.head], widths[i], n_classes, hidden)
-             for i in range(len(stages), len(stages) - 1 if single else 0, -1)}
+    exits = {
+        i: _head(HEADS[row.head], widths[i], n_classes, hidden)
+        for i in range(len(stages), len(stages) - 1 if single else 0, -1)
+    }
     return Network(stem, stages, exits)
 
 
 def extract(network, subset):
-    """The network with only the exits of `subset` (original positions) and without the stages behind them: a copy."""
+    """The network with only the exits of `subset` (original positions) and without the stages
+    behind them: a copy."""
     subset = sorted(set(subset))
     if not subset or not set(subset) <= set(network.positions):
-        raise Refusal(f"exits {subset} cannot be extracted: choose some of {', '.join(map(str, network.positions))}")
-    parts = network.stem, network.stages[:subset[-1]], {i: network.exits[str(i)] for i in subset}
+        raise Refusal(
+            f"exits {subset} cannot be extracted: choose some of {', '.join(map(str, network.positions))}"
+        )
+    parts = network.stem, network.stages[: subset[-1]], {i: network.exits[str(i)] for i in subset}
     return Network(*copy.deepcopy(parts)).train(network.training)
 
 
 def _cut(model, text, builder):
-    """The modules that a text names, in a row; each keeps its name in torchvision, with - for the dot."""
+    """The modules that a text names, in a row; each keeps its name in torchvision, with - for the
+    dot."""
     try:
         found = {path: module for name in text.split("+") for path, module in _named(model, name)}
     except (AttributeError, IndexError, ValueError):
-        raise Refusal(f"torchvision's {builder} has no part {text!r}: correct its row in BACKBONES") from None
-    part = nn.Sequential(OrderedDict((path.replace(".", "-"), module) for path, module in found.items()))
+        raise Refusal(
+            f"torchvision's {builder} has no part {text!r}: correct its row in BACKBONES"
+        ) from None
+    part = nn.Sequential(
+        OrderedDict((path.replace(".", "-"), module) for path, module in found.items())
+    )
     for m in list(part.modules()):
         for key, child in m.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
@@ -156,7 +187,8 @@ def _cut(model, text, builder):
 
 
 def _named(model, name):
-    """[(torchvision's name, module)] that "layer1", "features[0]" or "features[1:10]" stands for."""
+    """[(torchvision's name, module)] that "layer1", "features[0]" or "features[1:10]" stands
+    for."""
     path, _, span = name.removesuffix("]").partition("[")
     module = model.get_submodule(path)
     if not span:
@@ -172,23 +204,32 @@ def _original(path):
 
 
 def _renew(module, channels, row):
-    """Give the first module of a stem fresh weights and its convolution another number of input channels."""
+    """Give the first module of a stem fresh weights and its convolution another number of input
+    channels."""
     conv = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
     if conv is None:
-        raise Refusal(f"the stem of {row.builder}, {row.stem!r}, must begin with a convolution: correct its row")
+        raise Refusal(
+            f"the stem of {row.builder}, {row.stem!r}, must begin with a convolution: correct its row"
+        )
     conv.in_channels = channels
-    conv.weight = nn.Parameter(conv.weight.new_empty(conv.out_channels, channels, *conv.kernel_size))
+    conv.weight = nn.Parameter(
+        conv.weight.new_empty(conv.out_channels, channels, *conv.kernel_size)
+    )
     for m in module.modules():
         if hasattr(m, "reset_parameters"):
             m.reset_parameters()
 
 
 def _head(head, channels, n_classes, hidden):
-    """One exit: (B, channels, H, W) -> (B, n_classes).  It never changes its input, which the next stage reads."""
+    """One exit: (B, channels, H, W) -> (B, n_classes).  It never changes its input, which the next
+    stage reads."""
     layers, features = [], channels
     if head.expand:
         features = head.expand * channels
-        layers += [nn.Conv2d(channels, features, 1, bias=False), nn.BatchNorm2d(features, EPS, MOMENTUM)]
+        layers += [
+            nn.Conv2d(channels, features, 1, bias=False),
+            nn.BatchNorm2d(features, EPS, MOMENTUM),
+        ]
     layers += [head.activation()] if head.activation else []
     layers += [GlobalAverage(), nn.Flatten()]
     if head.hidden:
@@ -199,10 +240,12 @@ def _head(head, channels, n_classes, hidden):
     return nn.Sequential(*layers, nn.Linear(features, n_classes))
 
 
-# ------------------------------------------------------------------------------------------------ weights
+# ------------------------------------------------------------------------------------------ weights
+
 
 def backbone_weights(state):
-    """The weights of stem and stages in a Network's state_dict, by torchvision's names, for however it is cut."""
+    """The weights of stem and stages in a Network's state_dict, by torchvision's names, for however
+    it is cut."""
     found = {}
     for key, tensor in state.items():
         part, _, rest = key.partition(".")
@@ -212,12 +255,18 @@ def backbone_weights(state):
 
 
 def _load(module, path, weights, name):
-    mine = {key.removeprefix(f"{path}."): tensor for key, tensor in weights.items() if key.startswith(f"{path}.")}
+    mine = {
+        key.removeprefix(f"{path}."): tensor
+        for key, tensor in weights.items()
+        if key.startswith(f"{path}.")
+    }
     try:
         module.load_state_dict(mine)
     except RuntimeError:
-        raise Refusal(f"the weights do not fit {path} of {name}: give those of torchvision's "
-                      f"{row_of(name).builder}") from None
+        raise Refusal(
+            f"the weights do not fit {path} of {name}: give those of torchvision's "
+            f"{row_of(name).builder}"
+        ) from None
 
 
 def imagenet_url(name):
@@ -226,7 +275,8 @@ def imagenet_url(name):
 
 
 def imagenet_file(name, folder=None, download=False):
-    """Path of torchvision's IMAGENET1K_V1 weights of a network; a Refusal where they are not and may not be fetched.
+    """Path of torchvision's IMAGENET1K_V1 weights of a network; a Refusal where they are not and
+    may not be fetched.
 
     folder   : that holds the file under torchvision's name for it; None: torch's own cache
     download : fetch it into the folder if it is missing
@@ -236,12 +286,16 @@ def imagenet_file(name, folder=None, download=False):
     path = folder / Path(url).name
     if not path.exists():
         if not download:
-            raise Refusal(f"{path} is missing: put {url} there, name the folder that holds it (weights_dir), or allow "
-                          f"the download (download: true); {name} is never fine-tuned from random weights")
+            raise Refusal(
+                f"{path} is missing: put {url} there, name the folder that holds it (weights_dir), or allow "
+                f"the download (download: true); {name} is never fine-tuned from random weights"
+            )
         _fetch(url, path)
     wanted = path.stem.rpartition("-")[2]
     if not sha256_of(path).startswith(wanted):
-        raise Refusal(f"{path} is damaged, its SHA-256 does not begin with {wanted}: delete it and fetch {url} again")
+        raise Refusal(
+            f"{path} is damaged, its SHA-256 does not begin with {wanted}: delete it and fetch {url} again"
+        )
     return path
 
 
@@ -250,22 +304,30 @@ def _fetch(url, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, path, progress=False)
     except OSError as error:
-        raise Refusal(f"{url} cannot be fetched ({error}): fetch it elsewhere and put it into {path.parent}") from error
+        raise Refusal(
+            f"{url} cannot be fetched ({error}): fetch it elsewhere and put it into {path.parent}"
+        ) from error
 
 
 def imagenet(name, folder=None, download=False):
-    """{torchvision's name: tensor} of the IMAGENET1K_V1 weights of a network, see `imagenet_file`."""
+    """{torchvision's name: tensor} of the IMAGENET1K_V1 weights of a network, see
+    `imagenet_file`."""
     state = torch.load(imagenet_file(name, folder, download), map_location="cpu", weights_only=True)
     # DenseNet's file is older than the names of its layers: norm.1 became norm1.
-    return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)\.", r"\1\2.", key): v for key, v in state.items()}
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)\.", r"\1\2.", key): v
+        for key, v in state.items()
+    }
 
 
-# ------------------------------------------------------------------------------------------------ costs
+# -------------------------------------------------------------------------------------------- costs
+
 
 def parts(network, image_size, channels=3):
     """Costs of every part of a network, exact, without computing anything: DataFrame.
 
-    Columns: part ("stem" | "stage" | "exit"), position (stem 0), channels and side of its output (an exit: classes
+    Columns: part ("stem" | "stage" | "exit"), position (stem 0), channels and side of its output
+             (an exit: classes
     and 1), params, macs, macs_tp.
     """
     h, rows = _images(image_size, channels), []
@@ -273,7 +335,17 @@ def parts(network, image_size, channels=3):
     def add(part, position, module, x):
         out, macs, macs_tp = _trace(module, x)
         params = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        rows.append((part, position, out.shape[1], out.shape[2] if out.ndim == 4 else 1, params, macs, macs_tp))
+        rows.append(
+            (
+                part,
+                position,
+                out.shape[1],
+                out.shape[2] if out.ndim == 4 else 1,
+                params,
+                macs,
+                macs_tp,
+            )
+        )
         return out
 
     try:
@@ -283,13 +355,16 @@ def parts(network, image_size, channels=3):
             if i in network.positions:
                 add("exit", i, network.exits[str(i)], h)
     except RuntimeError as error:
-        raise Refusal(f"images of {channels} x {image_size} x {image_size} do not fit this network "
-                      f"({str(error).splitlines()[0]}): choose another size or number of channels") from None
+        raise Refusal(
+            f"images of {channels} x {image_size} x {image_size} do not fit this network "
+            f"({str(error).splitlines()[0]}): choose another size or number of channels"
+        ) from None
     return pd.DataFrame(rows, columns=["part", "position", "channels", "side", *Cost._fields])
 
 
 def cost(network, image_size, channels=3):
-    """`Cost` of a network for one image of image_size x image_size pixels.  Thesis 4.2.3, Tables 4.8 and 4.9."""
+    """`Cost` of a network for one image of image_size x image_size pixels.  Thesis 4.2.3, Tables
+    4.8 and 4.9."""
     return Cost(*parts(network, image_size, channels)[list(Cost._fields)].sum().tolist())
 
 
@@ -308,16 +383,29 @@ def _trace(module, x):
             macs.append(out.numel() * m.weight[0].numel())
         elif isinstance(m, nn.Linear):
             macs.append(out.numel() * m.in_features)
-        elif isinstance(m, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm | nn.AvgPool2d | nn.AdaptiveAvgPool2d
-                        | GlobalAverage | SqueezeExcitation):
+        elif isinstance(
+            m,
+            nn.BatchNorm2d
+            | nn.LayerNorm
+            | nn.GroupNorm
+            | nn.AvgPool2d
+            | nn.AdaptiveAvgPool2d
+            | GlobalAverage
+            | SqueezeExcitation,
+        ):
             extra.append(out.numel())
 
     modules = list(module.modules())
-    modes, norms = [m.training for m in modules], [m for m in modules if isinstance(m, nn.BatchNorm2d)]
+    modes, norms = (
+        [m.training for m in modules],
+        [m for m in modules if isinstance(m, nn.BatchNorm2d)],
+    )
     hooks = [m.register_forward_hook(note) for m in modules]
     module.eval()
     for m in norms:
-        m.forward = _same  # the shape stays, and without numbers a batch norm takes longer than with them
+        m.forward = (
+            _same  # the shape stays, and without numbers a batch norm takes longer than with them
+        )
     try:
         state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         out = functional_call(module, {key: tensor.to("meta") for key, tensor in state.items()}, x)

@@ -1,6 +1,7 @@
 """Scoring one subnet: batch-norm recalibration, folding, top-1.
 
-Running BN statistics belong to no subnet in particular: they are recomputed for each one before it is scored.
+Running BN statistics belong to no subnet in particular: they are recomputed for each one before it
+is scored.
 Source: Once-for-All, arXiv:1908.09791; thesis 3.2.2 and 3.3.
 """
 
@@ -42,16 +43,21 @@ class Score(NamedTuple):
 
 @torch.no_grad()
 def recalibrate(network, batches):
-    """Replace the BN statistics of a plain network, in place, by those of the given batches; returns the network.
+    """Replace the BN statistics of a plain network, in place, by those of the given batches;
+    returns the network.
 
-    batches : list of images (B, 3, R, R).  Every BN normalises with the batch's own statistics; mean and biased
-              variance are averaged over the batches, weighted by their sizes.
+    batches : list of images (B, 3, R, R).  Every BN normalises with the batch's own statistics;
+              mean and biased variance are averaged over the batches, weighted by their sizes.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
     per_channel = {}
-    hooks = [m.register_forward_hook(lambda m, i, o: per_channel.__setitem__(m, i[0].numel() // i[0].shape[1]))
-             for m in norms]
+    hooks = [
+        m.register_forward_hook(
+            lambda m, i, o: per_channel.__setitem__(m, i[0].numel() // i[0].shape[1])
+        )
+        for m in norms
+    ]
     mean, var = ([torch.zeros_like(m.running_mean) for m in norms] for _ in range(2))
     network.eval()
     for m in norms:
@@ -62,7 +68,9 @@ def recalibrate(network, batches):
         for m, mu, v in zip(norms, mean, var, strict=True):
             n = per_channel[m]
             mu.add_(m.running_mean, alpha=len(x) / total)
-            v.add_(m.running_var, alpha=len(x) / total * (n - 1) / n)  # the library keeps the unbiased variance
+            v.add_(
+                m.running_var, alpha=len(x) / total * (n - 1) / n
+            )  # the library keeps the unbiased variance
     for m, mu, v, momentum in zip(norms, mean, var, momenta, strict=True):
         m.running_mean, m.running_var, m.momentum = mu, v, momentum
     for hook in hooks:
@@ -71,7 +79,8 @@ def recalibrate(network, batches):
 
 
 def fold(network):
-    """A copy of a plain network in eval mode with every batch norm folded into the convolution before it."""
+    """A copy of a plain network in eval mode with every batch norm folded into the convolution
+    before it."""
     return _fold(copy.deepcopy(network).eval())
 
 
@@ -80,8 +89,15 @@ def _fold(network):
     for module in list(network.modules()):
         for (_, conv), (name, bn) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
-                conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, bn.running_mean, bn.running_var,
-                                                              bn.eps, bn.weight, bn.bias)
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight,
+                    conv.bias,
+                    bn.running_mean,
+                    bn.running_var,
+                    bn.eps,
+                    bn.weight,
+                    bn.bias,
+                )
                 setattr(module, name, nn.Identity())
         if isinstance(module, nn.Hardswish):
             module.inplace = True  # nobody else reads its input
@@ -90,7 +106,8 @@ def _fold(network):
 
 @torch.inference_mode()
 def score(network, batches, weights=None):
-    """Score of a network in eval mode over (images, labels) batches; of the weighted ensemble of several exits."""
+    """Score of a network in eval mode over (images, labels) batches; of the weighted ensemble of
+    several exits."""
     totals = _totals(network, batches, weights)
     return Score(*(totals[-1] / totals[-1, -1])[:3].tolist())
 
@@ -103,7 +120,8 @@ def score_exits(network, batches, weights):
 
 
 def _totals(network, batches, weights):
-    """(outputs, 4) sums of loss, 100 * correct, 100 * correct in five, images; the last row is what is reported."""
+    """(outputs, 4) sums of loss, 100 * correct, 100 * correct in five, images; the last row is what
+    is reported."""
     totals = 0
     for x, y in batches:
         out = network(x)
@@ -114,22 +132,42 @@ def _totals(network, batches, weights):
 
 def _correct(logits, y):
     best = logits.topk(min(5, logits.shape[1])).indices == y[:, None]
-    return torch.stack([F.cross_entropy(logits, y, reduction="sum"), 100.0 * best[:, 0].sum(), 100.0 * best.sum(),
-                        y.new_tensor(len(y), dtype=torch.float32)])
+    return torch.stack(
+        [
+            F.cross_entropy(logits, y, reduction="sum"),
+            100.0 * best[:, 0].sum(),
+            100.0 * best.sum(),
+            y.new_tensor(len(y), dtype=torch.float32),
+        ]
+    )
 
 
 def prepare(net, arch, data, resolution, exits=None):
-    """The subnet as a plain network, BN recalibrated at `resolution` (pixels) and folded: ready to be scored."""
+    """The subnet as a plain network, BN recalibrated at `resolution` (pixels) and folded: ready to
+    be scored."""
     return _fold(recalibrate(net.extract(arch, exits), data.calibration_batches(resolution)))
 
 
 def evaluate(net, arch, data, batch_size=100, measure_latency=False):
-    """Precise evaluation of one subnet on the validation split, at its own resolution.  Thesis 3.3.4.
+    """Precise evaluation of one subnet on the validation split, at its own resolution.  Thesis
+    3.3.4.
 
-    net : `Supernet`;  arch : `Arch`;  data : `data.Data`.  The supernet and its statistics are not changed.
+    net : `Supernet`;  arch : `Arch`;  data : `data.Data`.  The supernet and its statistics are not
+          changed.
     """
     network = recalibrate(net.extract(arch), data.calibration_batches(arch.resolution))
-    ms = measure(network, arch.resolution).ms if measure_latency else None  # before the batch norms are folded
+    ms = (
+        measure(network, arch.resolution).ms if measure_latency else None
+    )  # before the batch norms are folded
     result = score(_fold(network), data.eval_batches("val", arch.resolution, batch_size))
     cost = count([arch], net.space, net.n_classes).iloc[0]
-    return Record(arch, result.top1, result.top5, result.loss, int(cost.params), int(cost.macs), int(cost.macs_tp), ms)
+    return Record(
+        arch,
+        result.top1,
+        result.top5,
+        result.loss,
+        int(cost.params),
+        int(cost.macs),
+        int(cost.macs_tp),
+        ms,
+    )

@@ -3,12 +3,146 @@
 Tensors in, tensors out.  Source: AEP, arXiv:2301.12168; thesis chapter 4, equations 4.1 to 4.3.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nat_lib.runs import Refusal
+from nat_lib.errors import Refusal
+from nat_lib.export.layers import SLACK
 
-DESC5 = (0.34, 0.27, 0.20, 0.13, 0.06)  # OFAv2 and NATv2 write them out for five exits; the formula gives i/15
+# ----------------------------------------------------------------------------------- stopping early
+
+
+class Early(NamedTuple):
+    """When a network with several exits stops, chosen on the validation split.
+
+    threshold : the running vote leaves at the first exit where its largest softmax probability is
+                at least this; above 1 no image leaves before the last exit
+    val_top1, full_val_top1 : percent right of the images as they leave, and of the vote of all
+                              exits
+    shares    : of the images, that leave at each exit;  macs : of leaving there;  mean_macs : over
+                the images
+    """
+
+    threshold: float
+    val_top1: float
+    full_val_top1: float
+    shares: list
+    macs: list
+    mean_macs: float
+
+
+def running_votes(logits, votes):
+    """The answer after each exit: (E, N, K) logits of the exits -> (E, N, K), sum_{j<=i} w_j z_j /
+    sum_{j<=i} w_j."""
+    w = torch.tensor(votes, dtype=torch.float32)
+    return (w[:, None, None] * logits).cumsum(0) / w.cumsum(0)[:, None, None]
+
+
+def confidences(logits, votes):
+    """(E, N) largest softmax probability of the running vote, and (E, N) the class that has it."""
+    return tuple(running_votes(logits, votes).softmax(2).max(2))
+
+
+def leaves_at(confidence, threshold):
+    """(N,) index of the exit where each image leaves, of (E, N) confidences; the last answers in
+    any case."""
+    sure = confidence >= threshold
+    sure[-1] = True
+    return sure.byte().argmax(0)
+
+
+def choose_threshold(logits, labels, votes, macs, slack=SLACK):
+    """The threshold of fewest mean MACs whose top-1 is at most `slack` points below that of all
+    exits: `Early`.
+
+    logits : (E, N, K) of the exits on the validation split;  labels : (N,);  macs : (E,) of leaving
+             at each exit
+
+    Between two neighbouring confidences no threshold differs from another, so all that differ are
+    counted; the one in the middle is taken.  An image is still inside behind exit e as long as its
+    largest confidence so far is below the
+    threshold: counts of sorted numbers say how many are, and how many of those that leave are
+               right.
+    """
+    confidence, chosen = confidences(logits, votes)
+    right, highest = (chosen == labels).numpy(), confidence.cummax(0).values.numpy()
+    n_exits, n = right.shape
+    ends = np.unique(
+        np.append(highest[:-1], np.float32(2))
+    )  # every threshold in (previous, this] does the same
+    inside, hits = np.full(len(ends), n), 0
+    before, shares = np.full(n, -np.inf), []
+    for e in range(n_exits):
+        after = highest[e] if e < n_exits - 1 else np.full(n, np.inf)
+        still, (came, stay) = (
+            _below(after, ends),
+            (_below(v[right[e]], ends) for v in (before, after)),
+        )
+        hits = hits + came - stay
+        shares.append((inside - still) / n)
+        inside, before = still, after
+    mean_macs = np.array(macs, float) @ np.array(shares)
+    full = right[-1].sum()
+    allowed = np.flatnonzero(hits >= full - slack / 100 * n - 1e-9)
+    best = allowed[np.lexsort((-allowed, -hits[allowed], mean_macs[allowed]))[0]]
+    low, high = ends[best - 1] if best else np.float32(0), ends[best]
+    middle = (low + high) / np.float32(2)  # rounding must not carry it out of the interval
+    threshold = float(middle if low < middle <= high else high)
+    return Early(
+        threshold,
+        100.0 * float(hits[best]) / n,
+        100.0 * float(full) / n,
+        [float(s[best]) for s in shares],
+        list(map(int, macs)),
+        float(mean_macs[best]),
+    )
+
+
+def _below(values, ends):
+    """How many of the values are below each end."""
+    return np.searchsorted(np.sort(values), ends)
+
+
+@torch.no_grad()
+def answer_early(subnet, x, threshold=None):
+    """((1, K) probabilities, position of the exit that gave them) of one image (1, C, R, R).
+
+    subnet    : from `load_subnet`, with several exits: stages behind the answering exit are not
+                computed
+    threshold : None: the one of the export
+    """
+    exits = {e["row"]: e for e in subnet.card["exits"]}
+    if len(exits) < 2 or len(x) != 1:
+        raise Refusal(
+            f"{len(exits)} exits and {len(x)} images: stopping early takes several exits and one image"
+        )
+    threshold = subnet.card["early"]["threshold"] if threshold is None else threshold
+    vote, weight = 0, 0.0
+    for name, value in subnet.values(x):
+        if name in exits:
+            vote, weight = vote + exits[name]["weight"] * value, weight + exits[name]["weight"]
+            probabilities = (vote / weight).softmax(1)
+            if probabilities.max() >= threshold or name == [*exits][-1]:
+                return probabilities, exits[name]["position"]
+
+
+def macs_until(card):
+    """MACs of leaving at each exit: all rows up to it."""
+    rows = [row["name"] for row in card["layers"]]
+    total = np.cumsum([row["macs"] for row in card["layers"]])
+    return [int(total[rows.index(e["row"])]) for e in card["exits"]]
+
+
+DESC5 = (
+    0.34,
+    0.27,
+    0.20,
+    0.13,
+    0.06,
+)  # OFAv2 and NATv2 write them out for five exits; the formula gives i/15
 MODES = ("DESC", "ASC", "MIX", "UNIF")
 
 
@@ -20,7 +154,9 @@ def exit_weights(mode, n_exits):
     Source  : thesis Table 4.2; AEP, arXiv:2301.12168.  MIX trains like DESC and votes like ASC.
     """
     if mode not in MODES or n_exits < 1:
-        raise Refusal(f"exit weights {mode!r} for {n_exits} exits: use one of {', '.join(MODES)} and at least one exit")
+        raise Refusal(
+            f"exit weights {mode!r} for {n_exits} exits: use one of {', '.join(MODES)} and at least one exit"
+        )
     total = n_exits * (n_exits + 1) // 2
     up = tuple(i / total for i in range(1, n_exits + 1))
     laws = {"DESC": up[::-1], "ASC": up, "UNIF": (1 / n_exits,) * n_exits}
@@ -28,10 +164,12 @@ def exit_weights(mode, n_exits):
 
 
 def supernet_weights(mode, n_exits):
-    """Exit weights of OFAv2 and NATv2, for loss, ensemble output and ENS-KD alike: DESC5 or its reverse for five exits.
+    """Exit weights of OFAv2 and NATv2, for loss, ensemble output and ENS-KD alike: DESC5 or its
+    reverse for five exits.
 
     mode    : "DESC" (thesis 5.1.4) | "ASC" (the order in the published training code)
-    returns : tuple of n_exits numbers, shallow to deep; other numbers of exits follow `exit_weights`
+    returns : tuple of n_exits numbers, shallow to deep; other numbers of exits follow
+              `exit_weights`
     """
     if mode not in ("DESC", "ASC"):
         raise Refusal(f"exit_weights {mode!r}: use DESC or ASC")
@@ -41,26 +179,30 @@ def supernet_weights(mode, n_exits):
 
 
 def ensemble(logits, weights):
-    """Weighted sum of the exits' raw logits: list of (B, C) -> (B, C).  Thesis eq. 4.3; raw logits, not softmax."""
-    return torch.einsum("ebc,e->bc", torch.stack(tuple(logits)).float(), torch.tensor(weights, device=logits[0].device))
+    """Weighted sum of the exits' raw logits: list of (B, C) -> (B, C).  Thesis eq. 4.3; raw logits,
+    not softmax."""
+    return torch.einsum(
+        "ebc,e->bc",
+        torch.stack(tuple(logits)).float(),
+        torch.tensor(weights, device=logits[0].device),
+    )
 
 
 def joint_loss(logits, labels, weights, label_smoothing=0.0):
-    """sum_i weights[i] * CE(logits[i], labels); one softmax over all exits.  Thesis eq. 4.1 and 4.2.
+    """sum_i weights[i] * CE(logits[i], labels); one softmax over all exits.  Thesis eq. 4.1 and
+    4.2.
 
     logits : list of E tensors (B, C);  labels : (B,) int64;  weights : E numbers
     """
     stacked = torch.stack(tuple(logits)).float()  # (E, B, C)
-    losses = F.cross_entropy(stacked.flatten(0, 1), labels.repeat(len(stacked)), reduction="none",
-                             label_smoothing=label_smoothing).view(len(stacked), -1).mean(1)
+    losses = (
+        F.cross_entropy(
+            stacked.flatten(0, 1),
+            labels.repeat(len(stacked)),
+            reduction="none",
+            label_smoothing=label_smoothing,
+        )
+        .view(len(stacked), -1)
+        .mean(1)
+    )
     return (losses * torch.tensor(weights, device=losses.device)).sum()
-
-
-def soft_cross_entropy(logits, soft):
-    """Distillation loss: batch mean of -sum_c soft_c log softmax(logits)_c, temperature 1.
-
-    Source: Once-for-All, arXiv:1908.09791.
-
-    logits, soft : (B, C); soft holds the teacher's probabilities and takes no gradient
-    """
-    return F.cross_entropy(logits.float(), soft.detach())

@@ -1,15 +1,19 @@
-"""Latency of a subnet: measured on the network, or predicted from a table of the latencies of its parts.
+"""Latency of a subnet: measured on the network, or predicted from a table of the latencies of its
+parts.
 
-`measure` follows the protocol of the thesis: one image, evaluation mode, batch norms not folded, warm-up forwards
-before the timed ones.  A search asks for thousands of latencies, so `build_table` times every block once and `Table`
-adds them up.  A block that runs alone, again and again, finds its weights in the fastest cache and is too quick; the
-table's blocks are timed in place, inside whole networks, on what the block before has just written.  What the sum still
-misses goes into a slope and one intercept per exit, fitted to whole networks (a network that leaves early stays in the
-cache, so its blocks are quicker than those of a deep one).  Other whole networks, held out, tell the error.
+`measure` follows the protocol of the thesis: one image, evaluation mode, batch norms not folded,
+warm-up forwards before the timed ones.  A search asks for thousands of latencies, so `build_table`
+times every block once and `Table` adds them up.  A block that runs alone, again and again, finds
+its weights in the fastest cache and is too quick; the table's blocks are timed in place, inside
+whole networks, on what the block before has just written.  What the sum still misses goes into a
+slope and one intercept per exit, fitted to whole networks (a network that leaves early stays in the
+cache, so its blocks are quicker than those of a deep one).  Other whole networks, held out, tell
+the error.
 
-On a machine that others use, too, time is only ever added.  The table is made of lower quartiles over turns that are
-spread over the whole measurement, and counts processor time where one CPU thread makes that possible; `measure` stays
-with the median of wall-clock.  Source: thesis 3.3.4 and 6.3.3, objective "latency".
+On a machine that others use, too, time is only ever added.  The table is made of lower quartiles
+over turns that are spread over the whole measurement, and counts processor time where one CPU
+thread makes that possible; `measure` stays with the median of wall-clock.  Source: thesis 3.3.4 and
+6.3.3, objective "latency".
 """
 
 import datetime
@@ -27,21 +31,25 @@ import torch
 from scipy.stats import spearmanr
 
 from nat_lib.arch import IRB, POINTWISE, TRANSFORM, Space
-from nat_lib.runs import Refusal, cpu_name, hash_of, progress, read_json, write_json
+from nat_lib.errors import Refusal
+from nat_lib.files import hash_of, read_json, write_json
+from nat_lib.machine import cpu_name, progress
 from nat_lib.supernet import Network, with_width
 
-FORMAT = 1                      # of the file
-WARMUP, RUNS = 100, 100         # forwards of the thesis
+FORMAT = 1  # of the file
+WARMUP, RUNS = 100, 100  # forwards of the thesis
 KEY = ["width", "resolution", "stage", "block", "part", "kernel", "expand"]
 BRANCHES = {IRB: "irb", POINTWISE: "pointwise", TRANSFORM: "transform"}
 FRAMES = ("rows", "calibration", "fitted", "check")
-TYPICAL, ROBUST = 50, 25        # percentiles: of `measure`, of a table
+TYPICAL, ROBUST = 50, 25  # percentiles: of `measure`, of a table
 
 
-# ---------------------------------------------------------------------------------------------- one network
+# -------------------------------------------------------------------------------------- one network
+
 
 class Latency(NamedTuple):
-    """Milliseconds per forward of one image: median and interquartile range over `runs` forwards; where and when."""
+    """Milliseconds per forward of one image: median and interquartile range over `runs` forwards;
+    where and when."""
 
     ms: float
     iqr: float
@@ -52,19 +60,25 @@ class Latency(NamedTuple):
 
 
 def measure(network, resolution, warmup=WARMUP, runs=RUNS, threads=None):
-    """`Latency` of a plain network on the device it is on; its mode and the number of threads are restored.
+    """`Latency` of a plain network on the device it is on; its mode and the number of threads are
+    restored.
 
-    warmup, runs : untimed and timed forwards.  The thesis takes the mean of 100 after 100; the median of the same
-                   forwards depends less on what else the machine does
+    warmup, runs : untimed and timed forwards.  The thesis takes the mean of 100 after 100; the
+                   median of the same forwards depends less on what else the machine does
     threads      : that torch may use meanwhile; None: as it is
-    The time is wall-clock.  Networks with folded batch norms (`evaluate.prepare`) are faster than those of the thesis.
+    The time is wall-clock.  Networks with folded batch norms (`evaluate.prepare`) are faster than
+    those of the thesis.
     """
     if runs < 1 or warmup < 0:
-        raise Refusal(f"latency of {runs} runs after a warm-up of {warmup}: give at least one run, and 0 or more")
+        raise Refusal(
+            f"latency of {runs} runs after a warm-up of {warmup}: give at least one run, and 0 or more"
+        )
     device = next(network.parameters()).device
     with _evaluating(network), _using(threads):
-        times = _times(network, _image(resolution, device), warmup, runs, time.perf_counter)
-        return Latency(*_spread(times, TYPICAL), runs, _name(device), torch.get_num_threads(), _now())
+        times = _times(network, random_image(resolution, device), warmup, runs, time.perf_counter)
+        return Latency(
+            *_spread(times, TYPICAL), runs, _name(device), torch.get_num_threads(), _now()
+        )
 
 
 @torch.inference_mode()
@@ -81,7 +95,7 @@ def _times(network, x, warmup, runs, clock):
     return times
 
 
-def _image(resolution, device):
+def random_image(resolution, device):
     """One random image, the same in every process."""
     x = torch.randn(1, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
     return x.to(device).contiguous(memory_format=torch.channels_last)
@@ -94,7 +108,11 @@ def _spread(times, percentile):
 
 
 def _name(device):
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else f"cpu ({cpu_name()})"
+    return (
+        f"cuda ({torch.cuda.get_device_name(device)})"
+        if device.type == "cuda"
+        else f"cpu ({cpu_name()})"
+    )
 
 
 def _now():
@@ -122,10 +140,12 @@ def _using(threads):
         torch.set_num_threads(before)
 
 
-# ---------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
+
 
 class Error(NamedTuple):
-    """How far predictions are from measurements: median of |predicted / measured - 1| in percent; Spearman's rho."""
+    """How far predictions are from measurements: median of |predicted / measured - 1| in percent;
+    Spearman's rho."""
 
     percent: float
     spearman: float
@@ -135,14 +155,16 @@ class Error(NamedTuple):
 class Table:
     """Latencies of the parts of all networks of a space, and how they add up.
 
-    rows          : per width and resolution the "stem" (stage 0); of every stage the branches of its "first" and of
-                    its "other" blocks ("irb" with kernel and expand, "pointwise", "transform"), the "sum" of two block
-                    outputs where the space has such sums, and the "exit" behind it.  ms (lower quartile), iqr, runs
-    calibration   : exit, intercept (ms), slope: a network that leaves there takes intercept + slope * sum of its rows
-    fitted, check : whole networks the calibration was fitted to, and others: code (genotype), measured (lower quartile,
-                    ms), iqr, predicted
-    clock         : "wall", or "processor" for one thread on a CPU: the time that the program had the core, which is
-                    wall-clock when nothing else runs
+    rows          : per width and resolution the "stem" (stage 0); of every stage the branches of
+                    its "first" and of its "other" blocks ("irb" with kernel and expand,
+                    "pointwise", "transform"), the "sum" of two block outputs where the space has
+                    such sums, and the "exit" behind it.  ms (lower quartile), iqr, runs
+    calibration   : exit, intercept (ms), slope: a network that leaves there takes intercept + slope
+                    * sum of its rows
+    fitted, check : whole networks the calibration was fitted to, and others: code (genotype),
+                    measured (lower quartile, ms), iqr, predicted
+    clock         : "wall", or "processor" for one thread on a CPU: the time that the program had
+                    the core, which is wall-clock when nothing else runs
     """
 
     space: Space
@@ -161,8 +183,10 @@ class Table:
     def error(self):
         """`Error` on the networks that were held out."""
         measured, predicted = self.check.measured, self.check.predicted
-        return Error(float(100 * (predicted / measured - 1).abs().median()),
-                     float(spearmanr(measured, predicted).statistic))
+        return Error(
+            float(100 * (predicted / measured - 1).abs().median()),
+            float(spearmanr(measured, predicted).statistic),
+        )
 
     @cached_property
     def _entries(self):
@@ -171,27 +195,52 @@ class Table:
     def latency(self, X):
         """Milliseconds of genotypes (n, n_var), predicted: (n,) float64."""
         X = self.space.genotypes(X)
-        return _calibrated(self.calibration, _exits(self.space, X), _sums(self.space, self._entries, X))
+        return _calibrated(
+            self.calibration, _exits(self.space, X), _sums(self.space, self._entries, X)
+        )
 
 
 def _entries(space, rows):
-    """ms of the stem (R * W,), of the exits (R * W, S) and of every code in every slot (R * W, 4 S, M + 1)."""
+    """ms of the stem (R * W,), of the exits (R * W, S) and of every code in every slot (R * W, 4 S,
+    M + 1)."""
     ms = rows.set_index(KEY).ms.to_dict()
     stem, exits, blocks = [], [], []
     for r, w in product(space.resolutions, space.widths):
         stem.append(ms[w, r, 0, "", "stem", 0, 0])
-        exits.append([ms[w, r, s, "", "exit", 0, 0] if s in space.exits else 0.0 for s in range(1, space.n_stages + 1)])
-        blocks.append([[0.0, *(_block(ms, (w, r, s), b, code, space.dense) for code in space.code_table[1:].tolist())]
-                       for s in range(1, space.n_stages + 1) for b in range(space.slots)])
+        exits.append(
+            [
+                ms[w, r, s, "", "exit", 0, 0] if s in space.exits else 0.0
+                for s in range(1, space.n_stages + 1)
+            ]
+        )
+        blocks.append(
+            [
+                [
+                    0.0,
+                    *(
+                        _block(ms, (w, r, s), b, code, space.dense)
+                        for code in space.code_table[1:].tolist()
+                    ),
+                ]
+                for s in range(1, space.n_stages + 1)
+                for b in range(space.slots)
+            ]
+        )
     return tuple(map(np.array, (stem, exits, blocks)))
 
 
 def _block(ms, place, b, code, dense):
-    """ms of block b (from 0) of a stage: its branches, the sums that join them, and those of the dense skips behind."""
+    """ms of block b (from 0) of a stage: its branches, the sums that join them, and those of the
+    dense skips behind."""
     kernel, expand, level = code
-    branches = [ms[*place, "other" if b else "first", part, *((kernel, expand) if bit == IRB else (0, 0))]
-                for bit, part in BRANCHES.items() if level & bit]
-    sums = len(branches) - 1 + (max(b - 1, 0) if dense else 0)     # block b gets y_1 ... y_(b - 1) on top
+    branches = [
+        ms[*place, "other" if b else "first", part, *((kernel, expand) if bit == IRB else (0, 0))]
+        for bit, part in BRANCHES.items()
+        if level & bit
+    ]
+    sums = (
+        len(branches) - 1 + (max(b - 1, 0) if dense else 0)
+    )  # block b gets y_1 ... y_(b - 1) on top
     return sum(branches) + (sums * ms[*place, "", "sum", 0, 0] if sums else 0.0)
 
 
@@ -202,8 +251,12 @@ def _exits(space, X):
 def _sums(space, entries, X):
     """Sum of the rows of every genotype, (n,) ms."""
     stem, exits, blocks = entries
-    place, last, slots = X[:, 0] * len(space.widths) + X[:, 1], _exits(space, X) - 1, np.arange(blocks.shape[1])
-    codes = np.where(slots // space.slots > last[:, None], 0, X[:, space.first:])
+    place, last, slots = (
+        X[:, 0] * len(space.widths) + X[:, 1],
+        _exits(space, X) - 1,
+        np.arange(blocks.shape[1]),
+    )
+    codes = np.where(slots // space.slots > last[:, None], 0, X[:, space.first :])
     return stem[place] + exits[place, last] + blocks[place[:, None], slots, codes].sum(axis=1)
 
 
@@ -213,30 +266,49 @@ def _calibrated(calibration, exits, sums):
 
 
 def _calibrate(known, exits, sums, measured):
-    """One slope, and an intercept per known exit (0 if no network leaves there): least squares of relative errors."""
+    """One slope, and an intercept per known exit (0 if no network leaves there): least squares of
+    relative errors."""
     columns = np.column_stack([exits[:, None] == known, sums]) / measured[:, None]
     *intercepts, slope = np.linalg.lstsq(columns, np.ones(len(sums)))[0].tolist()
     if slope <= 0:
-        raise Refusal("whole networks were not slower where the sums of their blocks are larger: the machine is too "
-                      "busy to measure latency; try again, or with more runs and rounds")
+        raise Refusal(
+            "whole networks were not slower where the sums of their blocks are larger: the machine is too "
+            "busy to measure latency; try again, or with more runs and rounds"
+        )
     return pd.DataFrame({"exit": known, "intercept": intercepts, "slope": slope})
 
 
-# ---------------------------------------------------------------------------------------------- building it
+# -------------------------------------------------------------------------------------- building it
 
-def build_table(space, n_classes, device="cpu", runs=5, warmup=2, rounds=3, networks=24, threads=None, seed=0,
-                say="latency table"):
+
+def build_table(
+    space,
+    n_classes,
+    device="cpu",
+    runs=5,
+    warmup=2,
+    rounds=3,
+    networks=24,
+    threads=None,
+    seed=0,
+    say="latency table",
+):
     """Time all parts of a space in place: `Table`.
 
     runs, warmup : timed and untimed passes through a network each time it is its turn
-    rounds       : turns.  In a round every part is timed once in every slot it fits, in networks of full depth and with
-                   all exits whose blocks are drawn so; whole networks come in between, all in random order
-    networks     : whole networks to calibrate with, and as many others to check with, spread over the exits
-    threads      : that torch may use, None: as it is;  seed : of weights, networks and order;  say : title of progress
+    rounds       : turns.  In a round every part is timed once in every slot it fits, in networks of
+                   full depth and with all exits whose blocks are drawn so; whole networks come in
+                   between, all in random order
+    networks     : whole networks to calibrate with, and as many others to check with, spread over
+                   the exits
+    threads      : that torch may use, None: as it is;  seed : of weights, networks and order;  say
+                   : title of progress
     """
     if min(runs, rounds) < 1 or warmup < 0 or networks <= len(space.exits):
-        raise Refusal(f"a latency table of {runs} runs, {warmup} warm-up, {rounds} rounds and {networks} networks: "
-                      f"give at least 1, 0, 1 and {len(space.exits) + 1}")
+        raise Refusal(
+            f"a latency table of {runs} runs, {warmup} warm-up, {rounds} rounds and {networks} networks: "
+            f"give at least 1, 0, 1 and {len(space.exits) + 1}"
+        )
     began, device, rng = time.perf_counter(), torch.device(device), np.random.default_rng(seed)
     wholes = _draw(space, 2 * networks, rng)
     parts, times = defaultdict(list), defaultdict(list)
@@ -245,37 +317,66 @@ def build_table(space, n_classes, device="cpu", runs=5, warmup=2, rounds=3, netw
         threads = torch.get_num_threads()
         processor = device.type == "cpu" and threads == 1
         clock = time.thread_time if processor else time.perf_counter
-        jobs = [job for _ in range(rounds) for job in _shuffled([*_tours(space, rng), *enumerate(wholes)], rng)]
+        jobs = [
+            job
+            for _ in range(rounds)
+            for job in _shuffled([*_tours(space, rng), *enumerate(wholes)], rng)
+        ]
         for number, arch in progress(jobs, say):
             if number is None:
                 for key, ms in _tour(space, arch, n_classes, device, warmup, runs, clock):
                     parts[key] += ms
             else:
                 network = _network(space, arch, n_classes, device)
-                times[number] += _times(network, _image(arch.resolution, device), warmup, runs, clock)
-    rows = pd.DataFrame([(*key, *_spread(ms, ROBUST), len(ms)) for key, ms in sorted(parts.items())],
-                        columns=[*KEY, "ms", "iqr", "runs"])
-    found = pd.DataFrame([_spread(times[i], ROBUST) for i in range(len(wholes))], columns=["measured", "iqr"])
+                times[number] += _times(
+                    network, random_image(arch.resolution, device), warmup, runs, clock
+                )
+    rows = pd.DataFrame(
+        [(*key, *_spread(ms, ROBUST), len(ms)) for key, ms in sorted(parts.items())],
+        columns=[*KEY, "ms", "iqr", "runs"],
+    )
+    found = pd.DataFrame(
+        [_spread(times[i], ROBUST) for i in range(len(wholes))], columns=["measured", "iqr"]
+    )
     X = space.encode(wholes)
     exits, sums = _exits(space, X), _sums(space, _entries(space, rows), X)
-    calibration = _calibrate(space.exits, exits[:networks], sums[:networks], found.measured.to_numpy()[:networks])
+    calibration = _calibrate(
+        space.exits, exits[:networks], sums[:networks], found.measured.to_numpy()[:networks]
+    )
     found.insert(0, "code", [" ".join(map(str, x)) for x in X.tolist()])
     found["predicted"] = _calibrated(calibration, exits, sums)
-    return Table(space, n_classes, _name(device), threads, "processor" if processor else "wall", _now(),
-                 round(time.perf_counter() - began, 3), rows, calibration,
-                 found[:networks], found[networks:].reset_index(drop=True))
+    return Table(
+        space,
+        n_classes,
+        _name(device),
+        threads,
+        "processor" if processor else "wall",
+        _now(),
+        round(time.perf_counter() - began, 3),
+        rows,
+        calibration,
+        found[:networks],
+        found[networks:].reset_index(drop=True),
+    )
 
 
 def _draw(space, n, rng):
-    """n distinct subnets, the smallest and the largest first; the others leave at all exits in turn."""
-    X = np.concatenate([space.encode([space.smallest, space.largest]),
-                        space.sample_genotypes(4 * n, rng, by="architecture")])
+    """n distinct subnets, the smallest and the largest first; the others leave at all exits in
+    turn."""
+    X = np.concatenate(
+        [
+            space.encode([space.smallest, space.largest]),
+            space.sample_genotypes(4 * n, rng, by="architecture"),
+        ]
+    )
     if space.early_exits:
         X[2:, 2] = np.arange(len(X) - 2) % len(space.exits)
     _, first = np.unique(space.active(X), axis=0, return_index=True)
     if len(first) < n:
-        raise Refusal(f"{space.name} with {space.n_stages} stages holds too few subnets to compare {n}: give fewer "
-                      "networks")
+        raise Refusal(
+            f"{space.name} with {space.n_stages} stages holds too few subnets to compare {n}: give fewer "
+            "networks"
+        )
     return space.decode(X[np.sort(first)[:n]])
 
 
@@ -284,40 +385,55 @@ def _shuffled(jobs, rng):
 
 
 def _tours(space, rng):
-    """(None, subnet) of full depth with one branch per level; together they hold every branch once in every slot."""
+    """(None, subnet) of full depth with one branch per level; together they hold every branch once
+    in every slot."""
     smallest = [space.kernels[0], space.expands[0]]
-    single = [code for code, (k, e, level) in enumerate(space.code_table.tolist())
-              if code and (level == IRB or (level in BRANCHES and [k, e] == smallest))]
+    single = [
+        code
+        for code, (k, e, level) in enumerate(space.code_table.tolist())
+        if code and (level == IRB or (level in BRANCHES and [k, e] == smallest))
+    ]
     X = np.tile(space.upper, (len(single), 1))
-    X[:, space.first:] = rng.permuted(np.tile(single, (space.slots * space.n_stages, 1)), axis=1).T
+    X[:, space.first :] = rng.permuted(np.tile(single, (space.slots * space.n_stages, 1)), axis=1).T
     return [(None, arch) for arch in space.decode(X)]
 
 
 def _network(space, arch, n_classes, device, exits=None):
-    """As `Supernet.extract` makes it, with weights that mean nothing: no need to hold a supernet."""
-    return Network(space, arch, n_classes, exits).to(device, memory_format=torch.channels_last).eval()
+    """As `Supernet.extract` makes it, with weights that mean nothing: no need to hold a
+    supernet."""
+    return (
+        Network(space, arch, n_classes, exits).to(device, memory_format=torch.channels_last).eval()
+    )
 
 
 def _tour(space, arch, n_classes, device, warmup, runs, clock):
-    """(key of a row, its milliseconds) of every link of one network, at every width and resolution."""
+    """(key of a row, its milliseconds) of every link of one network, at every width and
+    resolution."""
     for width in space.widths:
         network = _network(space, with_width(arch, width), n_classes, device, space.exits)
         links = _links(network, arch, space)
         for resolution in space.resolutions:
-            laps = _laps(links, _image(resolution, device), warmup, runs, clock)
+            laps = lap_times(links, random_image(resolution, device), warmup, runs, clock)
             for (key, _, _), ms in zip(links, laps.T.tolist(), strict=True):
                 yield (width, resolution, *key), ms
 
 
 def _links(network, arch, space):
-    """The network as a chain: [(rest of the row's key, module, whether its output is the next one's input)]."""
+    """The network as a chain: [(rest of the row's key, module, whether its output is the next one's
+    input)]."""
     links = [((0, "", "stem", 0, 0), network.stem, True)]
     for s, stage in enumerate(network.stages):
         for b, level in enumerate(stage.levels):
             slot = space.slots * s + b
             irb = arch.level[slot] == IRB
             choice = (arch.kernel[slot], arch.expand[slot]) if irb else (0, 0)
-            links.append(((s + 1, "other" if b else "first", BRANCHES[arch.level[slot]], *choice), level, True))
+            links.append(
+                (
+                    (s + 1, "other" if b else "first", BRANCHES[arch.level[slot]], *choice),
+                    level,
+                    True,
+                )
+            )
         if space.dense or space.parallel:
             links.append(((s + 1, "", "sum", 0, 0), _doubled, False))
         if s + 1 in space.exits:
@@ -330,12 +446,15 @@ def _doubled(x):
 
 
 @torch.inference_mode()
-def _laps(links, x, warmup, runs, clock):
+def lap_times(links, x, warmup, runs, clock):
     """(runs, links) milliseconds of every link, in place.
 
-    On a GPU the marks are events in its stream: to wait for every block would charge the wait to all of them.
+    On a GPU the marks are events in its stream: to wait for every block would charge the wait to
+    all of them.
     """
-    mark, between = (_event, _between_events) if x.is_cuda else (clock, lambda marks: 1000 * np.diff(marks))
+    mark, between = (
+        (_event, _between_events) if x.is_cuda else (clock, lambda marks: 1000 * np.diff(marks))
+    )
     laps = []
     for _ in range(warmup + runs):
         h, marks = x, [mark()]
@@ -358,7 +477,8 @@ def _between_events(marks):
     return [a.elapsed_time(b) for a, b in pairwise(marks)]
 
 
-# ---------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
+
 
 def save_table(path, table):
     """The table as a JSON file with a checksum."""
@@ -372,9 +492,13 @@ def load_table(path, space, n_classes):
     content = read_json(path)
     whole = isinstance(content, dict) and content.pop("hash", None) == hash_of(content)
     if not whole or content.pop("format", None) != FORMAT:
-        raise Refusal(f"{path} is damaged, or no latency table: delete it and run again, it is measured anew")
+        raise Refusal(
+            f"{path} is damaged, or no latency table: delete it and run again, it is measured anew"
+        )
     of = Space.from_dict(content.pop("space")), content.pop("n_classes")
     if of != (space, n_classes):
-        raise Refusal(f"{path} was measured for another space or number of classes ({of[0].name}, {of[1]} classes): "
-                      "delete it and run again, or name another file")
+        raise Refusal(
+            f"{path} was measured for another space or number of classes ({of[0].name}, {of[1]} classes): "
+            "delete it and run again, or name another file"
+        )
     return Table(*of, **content | {key: pd.DataFrame(content[key]) for key in FRAMES})

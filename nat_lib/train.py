@@ -1,13 +1,12 @@
-"""One training loop for every network of the kit: `fit` receives the losses, the batches and the validation.
+"""One training loop for every network of the kit: `fit` receives the losses, the batches and the
+validation.
 
-It resumes after a kill to the bit (a checkpoint every epoch), runs on one process or on several (torchrun), in fp32 or
-under bf16 autocast.  The weights it keeps are those of the best epoch.
+It resumes after a kill to the bit (a checkpoint every epoch), runs on one process or on several
+(torchrun), in fp32 or under bf16 autocast.  The weights it keeps are those of the best epoch.
 """
 
 import math
-import os
 import time
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,16 +14,55 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from nat_lib import runs
+from nat_lib import files, machine
+from nat_lib.distributed import average_buffers, ranks, share
+from nat_lib.errors import Refusal
+
+
+class Ranger(torch.optim.RAdam):
+    """RAdam on centred gradients under Lookahead; no weight decay.
+
+    Centring: every gradient of two or more dimensions loses its mean over all but the first (the
+              outputs).
+    Lookahead: after every k-th step slow weights go the share alpha of the way to the weights,
+               which restart there.
+    They are part of state_dict. Source: arXiv:1908.03265, arXiv:2004.01461, arXiv:1907.08610;
+    values: published code.
+    """
+
+    k, alpha = 6, 0.5
+
+    def __init__(self, params, lr=1e-3, betas=(0.95, 0.999), eps=1e-5):
+        super().__init__(params, lr=lr, betas=betas, eps=eps)
+
+    @torch.no_grad()
+    def step(self):
+        trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for p in trained:
+            if p.ndim > 1:
+                p.grad -= p.grad.mean(tuple(range(1, p.ndim)), keepdim=True)
+        first = {
+            p: p.clone() for p in trained if p not in self.state
+        }  # slow weights start where the first step does
+        super().step()
+        for p in trained:
+            state = self.state[p]
+            if p in first:
+                state["slow"] = first[p]
+            if int(state["step"]) % self.k == 0:
+                p.copy_(state["slow"].lerp_(p, self.alpha))
 
 
 class Schedule(NamedTuple):
-    """Cosine per iteration after a warm-up that comes in addition to the epochs.  Source: thesis 5.2.2, Table 5.2."""
+    """Cosine per iteration after a warm-up that comes in addition to the epochs.  Source: thesis
+    5.2.2, Table 5.2."""
 
     lr: float
     epochs: int
     warmup: int = 0
-    warmup_lr: float | None = None  # None: the warm-up holds lr constant, as one device does in the published code
+    warmup_lr: float | None = (
+        None  # None: the warm-up holds lr constant, as one device does in the published code
+    )
 
     @property
     def total(self):
@@ -32,14 +70,18 @@ class Schedule(NamedTuple):
 
     def at(self, step, n_batches):
         """Learning rate of one optimiser step; step counts from 0 over the whole phase."""
-        t, low = step - self.warmup * n_batches, self.lr if self.warmup_lr is None else self.warmup_lr
+        t, low = (
+            step - self.warmup * n_batches,
+            self.lr if self.warmup_lr is None else self.warmup_lr,
+        )
         if t < 0:
             return low + (self.lr - low) * step / (self.warmup * n_batches)
         return 0.5 * self.lr * (1 + math.cos(math.pi * t / (self.epochs * n_batches)))
 
 
 class Ramped(NamedTuple):
-    """Cosine per epoch whose first `warmup` epochs are a ramp from 1e-4; both count as `epochs`.  Source: NAT.
+    """Cosine per epoch whose first `warmup` epochs are a ramp from 1e-4; both count as `epochs`.
+    Source: NAT.
 
     stop : end after so many epochs of the curve, to go on later; None: all of it
     """
@@ -61,7 +103,8 @@ class Ramped(NamedTuple):
 
 
 class Annealed(NamedTuple):
-    """Cosine per batch from lr to `minimum` over `period` epochs, of which `epochs` are run.  Source: thesis 6.2.5."""
+    """Cosine per batch from lr to `minimum` over `period` epochs, of which `epochs` are run.
+    Source: thesis 6.2.5."""
 
     lr: float
     epochs: int
@@ -78,19 +121,34 @@ class Annealed(NamedTuple):
 
 
 def sgd(network, weight_decay, momentum=0.9, nesterov=True, exempt=True):
-    """SGD over all parameters; with exempt, BN affine parameters and every bias do not decay (by type, not by name)."""
-    free = {id(p) for m in network.modules() for n, p in m.named_parameters(recurse=False)
-            if isinstance(m, nn.BatchNorm2d) or n == "bias"} if exempt else set()
+    """SGD over all parameters; with exempt, BN affine parameters and every bias do not decay (by
+    type, not by name)."""
+    free = (
+        {
+            id(p)
+            for m in network.modules()
+            for n, p in m.named_parameters(recurse=False)
+            if isinstance(m, nn.BatchNorm2d) or n == "bias"
+        }
+        if exempt
+        else set()
+    )
     params = [p for p in network.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in params if id(p) not in free], "weight_decay": weight_decay},
-              {"params": [p for p in params if id(p) in free], "weight_decay": 0.0}]
-    return torch.optim.SGD([g for g in groups if g["params"]], lr=1.0, momentum=momentum, nesterov=nesterov, fused=True)
+    groups = [
+        {"params": [p for p in params if id(p) not in free], "weight_decay": weight_decay},
+        {"params": [p for p in params if id(p) in free], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [g for g in groups if g["params"]], lr=1.0, momentum=momentum, nesterov=nesterov, fused=True
+    )
 
 
 def flat_gradients(params):
-    """One zero vector whose slices become the .grad of every parameter: zeroed, reduced and kept as one.
+    """One zero vector whose slices become the .grad of every parameter: zeroed, reduced and kept as
+    one.
 
-    Gradients are zero, never None, so decay and momentum also act on weights that no sampled subnet used in a step.
+    Gradients are zero, never None, so decay and momentum also act on weights that no sampled subnet
+    used in a step.
     """
     params = list(params)
     flat = torch.zeros(sum(p.numel() for p in params), device=params[0].device)
@@ -101,58 +159,12 @@ def flat_gradients(params):
     return flat
 
 
-def ranks():
-    """(rank, number of processes) of this run; (0, 1) when not started by torchrun."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-@contextmanager
-def process_group(device):
-    """Join the processes that torchrun started, if it did, for the duration of the body."""
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-        if device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    try:
-        yield
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-@contextmanager
-def first_rank_first():
-    """Body run by process 0 alone, then by the others: for what must exist before it is read."""
-    rank, world = ranks()
-    if rank > 0:
-        dist.barrier()
-    yield
-    if rank == 0 and world > 1:
-        dist.barrier()
-
-
-def share(x, y):
-    """This process's part of a batch and its weight in the mean; a tiny last batch is computed by every process."""
-    rank, world = ranks()
-    if len(y) < 2 * world:
-        return x, y, 1 / world
-    return x[rank::world], y[rank::world], len(y[rank::world]) / len(y)
-
-
-def gathered(mine):
-    """What the processes computed for items rank::world of a list, as one list in the items' order, everywhere."""
-    _, world = ranks()
-    if world == 1:
-        return mine
-    parts = [None] * world
-    dist.all_gather_object(parts, mine)
-    return [parts[i % world][i // world] for i in range(sum(map(len, parts)))]
-
-
 def clip(network, norm):
-    """Clip the gradient that has gathered in a network to a norm; of all processes together when there are several.
+    """Clip the gradient that has gathered in a network to a norm; of all processes together when
+    there are several.
 
-    Each process is then left with an equal share of the clipped gradient, so that their sum is what one would have.
+    Each process is then left with an equal share of the clipped gradient, so that their sum is what
+    one would have.
     """
     _, world = ranks()
     grads = [p.grad for p in network.parameters() if p.grad is not None]
@@ -166,30 +178,37 @@ def clip(network, norm):
         torch._foreach_div_(grads, world)
 
 
-def average_buffers(network):
-    """Give all processes the mean of the floating-point buffers (BN statistics), in one flat all-reduce."""
-    _, world = ranks()
-    buffers = [b for b in network.buffers() if b.is_floating_point()]
-    if world > 1 and buffers:
-        flat = torch.cat([b.flatten() for b in buffers]) / world
-        dist.all_reduce(flat)
-        for b, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-            b.copy_(mean.view_as(b))
-
-
-def fit(network, losses, batches, validate, schedule, optimizer, n_batches, cell, precision="fp32", say="training",
-        every=1, patience=None):
+def fit(
+    network,
+    losses,
+    batches,
+    validate,
+    schedule,
+    optimizer,
+    n_batches,
+    cell,
+    precision="fp32",
+    say="training",
+    every=1,
+    patience=None,
+):
     """Train, validate, keep the best epoch's weights; returns (history, best state_dict).
 
-    losses(x, y, step)  -> iterator of (loss, logits): one pair per forward; each is back-propagated before the next is
-                           computed, gradients add up, one optimiser step follows.  Thesis Alg. 3.1 and 5.1
+    losses(x, y, step)  -> iterator of (loss, logits): one pair per forward; each is back-propagated
+    before the next is
+                           computed, gradients add up, one optimiser step follows.  Thesis Alg. 3.1
+                           and 5.1
     batches(epoch)      -> iterator of (images, labels)
-    validate(network)   -> (loss, top1) on the validation split, after every `every` epochs and the last one; the
-                           highest top1 is the best, the first on ties.  None: the last epoch's weights are returned
+    validate(network)   -> (loss, top1) on the validation split, after every `every` epochs and the
+    last one; the
+                           highest top1 is the best, the first on ties.  None: the last epoch's
+                           weights are returned
     schedule            -> .total epochs; .at(step, n_batches) is the learning rate of a step
-    cell                -> place of state.pt (every epoch), best.safetensors, history.csv; a killed run resumes there,
+    cell                -> place of state.pt (every epoch), best.safetensors, history.csv; a killed
+    run resumes there,
                            and a longer schedule goes on from there
-    patience            -> stop when the validation loss has not improved for so many epochs (a tie improves it)
+    patience            -> stop when the validation loss has not improved for so many epochs (a tie
+    improves it)
     """
     rank, world = ranks()
     device = next(network.parameters()).device
@@ -200,7 +219,7 @@ def fit(network, losses, batches, validate, schedule, optimizer, n_batches, cell
         began, sums, forwards = time.perf_counter(), torch.zeros(2, device=device), 0
         network.train()
         title = f"{say}, epoch {epoch + 1}/{schedule.total}"
-        for i, (x, y) in enumerate(runs.progress(batches(epoch), title, n_batches)):
+        for i, (x, y) in enumerate(machine.progress(batches(epoch), title, n_batches)):
             if len(y) == 1:
                 continue  # batch norm cannot normalise a last batch of one image
             step = epoch * n_batches + i
@@ -218,30 +237,49 @@ def fit(network, losses, batches, validate, schedule, optimizer, n_batches, cell
             optimizer.step()
         average_buffers(network)
         if not torch.isfinite(sums).all():
-            raise runs.Refusal(f"{say}: the loss is not a number in epoch {epoch + 1}; lower lr_factor in the profile "
-                               f"(learning rate now {optimizer.param_groups[0]['lr']:.3g})")
+            raise Refusal(
+                f"{say}: the loss is not a number in epoch {epoch + 1}; lower lr_factor in the profile "
+                f"(learning rate now {optimizer.param_groups[0]['lr']:.3g})"
+            )
         due = validate and ((epoch + 1) % every == 0 or epoch + 1 == schedule.total)
         val_loss, val_top1 = validate(network) if due else (math.nan, math.nan)
         is_best = val_top1 > state["best_top1"]
         train_loss, train_top1 = (sums / max(forwards, 1)).tolist()
-        state["history"].append({
-            "epoch": epoch + 1, "lr": schedule.at(epoch * n_batches, n_batches), "train_loss": train_loss,
-            "train_top1": train_top1, "val_loss": val_loss, "val_top1": val_top1, "is_best": is_best,
-            "seconds": time.perf_counter() - began})
+        state["history"].append(
+            {
+                "epoch": epoch + 1,
+                "lr": schedule.at(epoch * n_batches, n_batches),
+                "train_loss": train_loss,
+                "train_top1": train_top1,
+                "val_loss": val_loss,
+                "val_top1": val_top1,
+                "is_best": is_best,
+                "seconds": time.perf_counter() - began,
+            }
+        )
         if is_best:
             state["best_top1"] = val_top1
         state["epoch"] = epoch + 1
         if rank == 0:
             if is_best:
-                runs.save_weights(cell.path("best.safetensors"), network.state_dict())
-            runs.save_state(cell.path("state.pt"), state | {
-                "network": network.state_dict(), "optimizer": optimizer.state_dict(), "rng": runs.rng_state()})
+                files.save_weights(cell.path("best.safetensors"), network.state_dict())
+            files.save_state(
+                cell.path("state.pt"),
+                state
+                | {
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "rng": machine.rng_state(),
+                },
+            )
     if world > 1:
         dist.barrier()
     history = pd.DataFrame(state["history"])
     if rank == 0:
-        runs.write_csv(cell.path("history.csv"), history)
-    return history, runs.load_weights(cell.path("best.safetensors")) if validate else network.state_dict()
+        files.write_csv(cell.path("history.csv"), history)
+    return history, files.load_weights(
+        cell.path("best.safetensors")
+    ) if validate else network.state_dict()
 
 
 def _stale(history, patience):
@@ -253,7 +291,8 @@ def _stale(history, patience):
 
 
 def _under(context, pairs):
-    """Compute each next pair inside the autocast context, but leave it while the consumer back-propagates."""
+    """Compute each next pair inside the autocast context, but leave it while the consumer
+    back-propagates."""
     pairs = iter(pairs)
     while True:
         with context:
@@ -264,11 +303,12 @@ def _under(context, pairs):
 
 
 def _resume(network, optimizer, cell):
-    """The state a killed run left, loaded into network, optimiser and generators; a fresh one if there is none."""
+    """The state a killed run left, loaded into network, optimiser and generators; a fresh one if
+    there is none."""
     if not cell.path("state.pt").exists():
         return {"epoch": 0, "best_top1": -1.0, "history": []}
-    state = runs.load_state(cell.path("state.pt"), device=next(network.parameters()).device)
+    state = files.load_state(cell.path("state.pt"), device=next(network.parameters()).device)
     network.load_state_dict(state.pop("network"))
     optimizer.load_state_dict(state.pop("optimizer"))
-    runs.set_rng_state(state.pop("rng"))
+    machine.set_rng_state(state.pop("rng"))
     return state

@@ -5,17 +5,26 @@ import os
 import nbformat
 import pytest
 
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):     # before any test imports torch
+for variable in (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+):  # before any test imports torch
     os.environ[variable] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 
 @pytest.fixture
 def make_notebook():
-    """make_notebook(path, {parameter: default}, code, ..., **metadata): the last code but one is tagged `cells`."""
+    """make_notebook(path, {parameter: default}, code, ..., **metadata): the last code but one is
+    tagged `cells`."""
+
     def make(path, defaults, *codes, **metadata):
         new = nbformat.v4.new_code_cell
-        cells = [new("\n".join(f"{name} = {value!r}" for name, value in defaults.items())), *map(new, codes)]
+        cells = [
+            new("\n".join(f"{name} = {value!r}" for name, value in defaults.items())),
+            *map(new, codes),
+        ]
         cells[0].metadata["tags"] = ["parameters"]
         if len(codes) > 1:
             cells[-2].metadata["tags"] = ["cells"]
@@ -29,35 +38,65 @@ def make_notebook():
 
 @pytest.fixture(scope="session")
 def searching():
-    """(parameters, target data, lay): a miniature chapter 6. lay(out, supernet) leaves untrained supernets there."""
+    """(parameters, target data, lay): a miniature chapter 6. lay(out, supernet) leaves untrained
+    supernets there."""
     import numpy as np
     import torch
 
-    from nat_lib import nat, plan, runs
+    from nat_lib import files
+    from nat_lib.cells import open_cell
+    from nat_lib.run.params import load_params
+    from nat_lib.studies import searches
     from nat_lib.supernet import Supernet
 
     torch.set_num_threads(1)
-    tiny = {"profile": "test", "base_channels": [8, 8, 8, 8, 8, 8], "train_resolutions": [16, 20, 24],
-            "eval_resolutions": [16, 24], "calibration_images": 40, "target_train_images": 80, "target_val_images": 40,
-            "target_test_images": 40, "nat_batch_size": 40, "nat_eval_batch_size": 40, "nat_epoch_fraction": 0.01,
-            "nat_max_steps": 2, "nat_val_subnets": 2, "supernets": {"1.0": ["BASE", "EE_D"], "1.2": ["BASE", "EE_D"]},
-            "archive_sizes": [6, 6], "candidates": [2, 2], "multiplier": 2, "top": 4, "iterations": 2,
-            "latency_runs": 3, "population": 12, "generations": 3, "subset_population": 20, "subset_generations": 5}
-    params = plan.load_params("smoke", "natv2_phases", tiny)
+    tiny = {
+        "profile": "test",
+        "base_channels": [8, 8, 8, 8, 8, 8],
+        "train_resolutions": [16, 20, 24],
+        "eval_resolutions": [16, 24],
+        "calibration_images": 40,
+        "target_train_images": 80,
+        "target_val_images": 40,
+        "target_test_images": 40,
+        "nat_batch_size": 40,
+        "nat_eval_batch_size": 40,
+        "nat_epoch_fraction": 0.01,
+        "nat_max_steps": 2,
+        "nat_val_subnets": 2,
+        "supernets": {"1.0": ["BASE", "EE_D"], "1.2": ["BASE", "EE_D"]},
+        "archive_sizes": [6, 6],
+        "candidates": [2, 2],
+        "multiplier": 2,
+        "top": 4,
+        "iterations": 2,
+        "latency_runs": 3,
+        "population": 12,
+        "generations": 3,
+        "subset_population": 20,
+        "subset_generations": 5,
+    }
+    params = load_params("smoke", "natv2_phases", tiny)
 
     def lay(out, supernet, teachers=("fixed",)):
-        space = nat.space_of(params, supernet)
+        space = searches.space_of(params, supernet)
         for width in space.widths:
             for teacher in teachers:
-                cell = runs.cell(out, "ofav2_eps", f"digits/{supernet}_w{width}_s0/{teacher}-E2", {
-                    "space": space, "width": width, "n_classes": 10, "seed": 0, "phase": "E2"})
+                cell = open_cell(
+                    out,
+                    "ofav2_eps",
+                    f"digits/{supernet}_w{width}_s0/{teacher}-E2",
+                    {"space": space, "width": width, "n_classes": 10, "seed": 0, "phase": "E2"},
+                )
                 net = Supernet(space, width, 10, seed=int(10 * width))
-                with torch.no_grad():       # kernel matrices that shrinking has moved
+                with torch.no_grad():  # kernel matrices that shrinking has moved
                     for i, matrix in enumerate(net.transforms.parameters()):
                         rng = np.random.default_rng(i)
-                        matrix += 0.05 * torch.from_numpy(rng.normal(size=tuple(matrix.shape))).float()
-                runs.save_weights(cell.path("best.safetensors"), net.state_dict())
+                        matrix += (
+                            0.05 * torch.from_numpy(rng.normal(size=tuple(matrix.shape))).float()
+                        )
+                files.save_weights(cell.path("best.safetensors"), net.state_dict())
                 cell.finish({}, seconds=0.0)
         return out
 
-    return params, nat.load_target(params), lay
+    return params, searches.load_target(params), lay

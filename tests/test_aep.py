@@ -1,4 +1,5 @@
-"""The AEP study: cells, joint training, pruning against running every subset, output weights, resuming."""
+"""The AEP study: cells, joint training, pruning against running every subset, output weights,
+resuming."""
 
 import copy
 import itertools
@@ -11,22 +12,47 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nat_lib import aep, augment, backbones, runs
+from nat_lib import backbones, evaluate, files
 from nat_lib.backbones import build, cost, extract
-from nat_lib.data import Data, load
+from nat_lib.cells import open_cell
+from nat_lib.data import augment
+from nat_lib.data import batches as batches_data
+from nat_lib.data.batches import Data, load
+from nat_lib.errors import Refusal
 from nat_lib.evaluate import Score
 from nat_lib.exits import MODES, exit_weights
 from nat_lib.stages import BACKBONES, Backbone
+from nat_lib.studies import aep
 
 NETWORK, PIXELS = "MobileNetV3Small", 32
 PARAMS = {
-    "profile": "test", "seeds": [0], "data_dir": None, "device": "cpu", "precision": "fp32", "workers": 0,
-    "download": False, "weights_dir": None, "hidden": "measured", "keep_stem": False, "ties": "smaller",
-    "aep_datasets": ["digits"], "aep_networks": [NETWORK, "MobileNetV3Smallfull"], "aep_latency_runs": 2,
-    "aep_scenarios": {"TR-64": PIXELS, "FT-64": PIXELS}, "aep_proxy": {"digits": "digits_turned"},
-    "aep_train_images": 60, "aep_val_images": 40, "aep_test_images": 40, "aep_batch_size": 20,
-    "aep_eval_batch_size": 30, "aep_epochs": 2, "aep_patience": 12, "aep_max_steps": None, "aep_lr_factor": 20.0,
-    "aep_bn_momentum": 0.3}
+    "profile": "test",
+    "seeds": [0],
+    "data_dir": None,
+    "device": "cpu",
+    "precision": "fp32",
+    "workers": 0,
+    "download": False,
+    "weights_dir": None,
+    "hidden": "measured",
+    "keep_stem": False,
+    "ties": "smaller",
+    "aep_datasets": ["digits"],
+    "aep_networks": [NETWORK, "MobileNetV3Smallfull"],
+    "aep_latency_runs": 2,
+    "aep_scenarios": {"TR-64": PIXELS, "FT-64": PIXELS},
+    "aep_proxy": {"digits": "digits_turned"},
+    "aep_train_images": 60,
+    "aep_val_images": 40,
+    "aep_test_images": 40,
+    "aep_batch_size": 20,
+    "aep_eval_batch_size": 30,
+    "aep_epochs": 2,
+    "aep_patience": 12,
+    "aep_max_steps": None,
+    "aep_lr_factor": 20.0,
+    "aep_bn_momentum": 0.3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,28 +76,36 @@ def finished(tmp_path_factory, data):
 def trained(folder, report, single=False):
     p = report["params"]
     network = build(p["network"], p["n_classes"], single, p["channels"])
-    network.load_state_dict(runs.load_weights(folder / "best.safetensors"))
+    network.load_state_dict(files.load_weights(folder / "best.safetensors"))
     return network.eval()
 
 
 def timeless(value):
     """A report's metrics without what a clock said."""
     if isinstance(value, dict):
-        return {k: timeless(v) for k, v in value.items() if k not in ("latency", "seconds_per_epoch")}
+        return {
+            k: timeless(v) for k, v in value.items() if k not in ("latency", "seconds_per_epoch")
+        }
     return value
 
 
 def left(folder, report):
     """What a finished cell says and holds, without what a clock said."""
     frames = [pd.read_csv(folder / f"{name}.csv") for name in ("history", "subsets", "parts")]
-    frames = [f.drop(columns=[c for c in f if "latency" in c or "seconds" in c]).to_csv() for f in frames]
+    frames = [
+        f.drop(columns=[c for c in f if "latency" in c or "seconds" in c]).to_csv() for f in frames
+    ]
     return timeless(report["metrics"]), frames, (folder / "best.safetensors").read_bytes()
 
 
 def cell_of(folder, data, network="Tiny", **changes):
     """A cell of a training alone, with the recipe of the study."""
-    return runs.cell(folder, "training", network, {
-        "image_size": PIXELS, "seed": 0, "recipe": aep.recipe(PARAMS, data.name) | changes})
+    return open_cell(
+        folder,
+        "training",
+        network,
+        {"image_size": PIXELS, "seed": 0, "recipe": aep.recipe(PARAMS, data.name) | changes},
+    )
 
 
 TINY = Backbone("squeezenet1_1", "features[0:3]", ("features[3:4]", "features[4:5]"), "linear")
@@ -89,19 +123,29 @@ def tiny(monkeypatch):
     return make
 
 
-# ---------------------------------------------------------------------------------------------- which cells
+# -------------------------------------------------------------------------------------- which cells
+
 
 def test_the_grid_of_the_thesis():
     names = ["cifar10", "cifar100", "eurosat", "fashion_mnist", "gtsrb", "tiny_imagenet"]
-    cells = aep.selected(PARAMS | {
-        "aep_datasets": names, "aep_networks": list(BACKBONES),
-        "aep_scenarios": {"TR-224": 224, "TR-64": 64, "FT-224": 224, "FT-64": 64}})
+    cells = aep.selected(
+        PARAMS
+        | {
+            "aep_datasets": names,
+            "aep_networks": list(BACKBONES),
+            "aep_scenarios": {"TR-224": 224, "TR-64": 64, "FT-224": 224, "FT-64": 64},
+        }
+    )
     assert len(cells) == len(set(cells)) == 888
     single = [c for c in cells if c[3] == "SE"]
     assert len(single) == 120 and not [c for c in single if BACKBONES[c[1]].baseline]
-    assert aep.selected(PARAMS | {"seeds": [3, 4], "aep_networks": ["VGG16full"], "aep_scenarios": {"TR-64": 32}}) == [
-        ("digits", network, "TR-64", mode, seed) for seed in (3, 4)
-        for network, mode in [("VGG16", "SE"), *(("VGG16full", m) for m in MODES)]]
+    assert aep.selected(
+        PARAMS | {"seeds": [3, 4], "aep_networks": ["VGG16full"], "aep_scenarios": {"TR-64": 32}}
+    ) == [
+        ("digits", network, "TR-64", mode, seed)
+        for seed in (3, 4)
+        for network, mode in [("VGG16", "SE"), *(("VGG16full", m) for m in MODES)]
+    ]
 
 
 def test_networks_with_the_same_layers_share_one_baseline(tmp_path, data, monkeypatch):
@@ -113,22 +157,51 @@ def test_networks_with_the_same_layers_share_one_baseline(tmp_path, data, monkey
     assert "pruned" not in metrics
     assert metrics["exits"] == [{"top1": metrics["test_top1"], "top5": metrics["test_top5"]}]
     assert {p.name for p in folder.iterdir()} == {
-        ".lock", "params.json", "report.json", "history.csv", "best.safetensors"}
+        ".lock",
+        "params.json",
+        "report.json",
+        "history.csv",
+        "best.safetensors",
+    }
     assert [c for c in pd.read_csv(folder / "history.csv") if c.startswith("val")] == [
-        "val_loss", "val_top1", "val_top5", "val_seconds"]
+        "val_loss",
+        "val_top1",
+        "val_top5",
+        "val_seconds",
+    ]
 
 
-# ---------------------------------------------------------------------------------------------- what a cell leaves
+# ------------------------------------------------------------------------------- what a cell leaves
+
 
 def test_the_report_tells_what_the_network_does(finished, data):
     folder, report = finished
     params, metrics = report["params"], report["metrics"]
-    assert {k: params[k] for k in ("dataset", "network", "scenario", "image_size", "mode", "seed", "proxy")} == {
-        "dataset": "digits", "network": NETWORK, "scenario": "TR-64", "image_size": PIXELS, "mode": "DESC", "seed": 0,
-        "proxy": False}
-    assert params["data"]["sizes"] == {"train": 60, "val": 40, "test": 40} and params["recipe"]["lr"] == 20e-4
+    assert {
+        k: params[k]
+        for k in ("dataset", "network", "scenario", "image_size", "mode", "seed", "proxy")
+    } == {
+        "dataset": "digits",
+        "network": NETWORK,
+        "scenario": "TR-64",
+        "image_size": PIXELS,
+        "mode": "DESC",
+        "seed": 0,
+        "proxy": False,
+    }
+    assert (
+        params["data"]["sizes"] == {"train": 60, "val": 40, "test": 40}
+        and params["recipe"]["lr"] == 20e-4
+    )
     assert {p.name for p in folder.iterdir()} == {
-        ".lock", "params.json", "report.json", "history.csv", "subsets.csv", "parts.csv", "best.safetensors"}
+        ".lock",
+        "params.json",
+        "report.json",
+        "history.csv",
+        "subsets.csv",
+        "parts.csv",
+        "best.safetensors",
+    }
     network = trained(folder, report)
     x, y = (torch.cat(t) for t in zip(*data.test_batches(PIXELS, 7, "check"), strict=True))
     with torch.no_grad():
@@ -140,8 +213,11 @@ def test_the_report_tells_what_the_network_does(finished, data):
 
     votes = exit_weights("DESC", 4)[1]
     assert [metrics["test_top1"], metrics["test_top5"]] == pytest.approx(
-        percent(sum(w * o for w, o in zip(votes, logits, strict=True))))
-    assert [[e["top1"], e["top5"]] for e in metrics["exits"]] == [pytest.approx(percent(o)) for o in logits]
+        percent(sum(w * o for w, o in zip(votes, logits, strict=True)))
+    )
+    assert [[e["top1"], e["top5"]] for e in metrics["exits"]] == [
+        pytest.approx(percent(o)) for o in logits
+    ]
     pruned = extract(network, metrics["pruned"]["subset"])
     for costs, one in ((metrics, network), (metrics["pruned"], pruned)):
         assert {k: costs[k] for k in ("params", "macs", "macs_tp")} == cost(one, PIXELS)._asdict()
@@ -149,14 +225,19 @@ def test_the_report_tells_what_the_network_does(finished, data):
         assert costs["latency"]["ms"] > 0 and costs["latency"]["runs"] == 2
     history = pd.read_csv(folder / "history.csv")
     assert (metrics["epochs"], metrics["n_test"]) == (len(history), 40) == (4, 40)
-    assert metrics["best_epoch"] == history.epoch[history.val_top1.idxmax()] == history.epoch[history.is_best].max()
+    assert (
+        metrics["best_epoch"]
+        == history.epoch[history.val_top1.idxmax()]
+        == history.epoch[history.is_best].max()
+    )
     assert metrics["val_top1"] == history.val_top1.max()
     assert metrics["seconds_per_epoch"] == history.seconds.median() > 0
     assert report["seconds"] > (history.seconds + history.val_seconds).sum()
 
 
 def test_pruning_is_running_every_subset(finished, data):
-    """Every subset is extracted, run and scored on its own; the best is chosen by sorting tuples."""
+    """Every subset is extracted, run and scored on its own; the best is chosen by sorting
+    tuples."""
     folder, report = finished
     network, votes = trained(folder, report), exit_weights("DESC", 4)[1]
     table = pd.read_csv(folder / "subsets.csv").set_index("subset")
@@ -168,10 +249,16 @@ def test_pruning_is_running_every_subset(finished, data):
             for x, y in batches:
                 with torch.no_grad():
                     out = smaller(x)
-                out = sum(votes[i - 1] * o for i, o in zip(subset, out if size > 1 else [out], strict=True))
+                out = sum(
+                    votes[i - 1] * o
+                    for i, o in zip(subset, out if size > 1 else [out], strict=True)
+                )
                 order = out.argsort(1, descending=True)
                 right += [(order[:, :k] == y[:, None]).sum().item() for k in (1, 5)]
-            row, (params, macs, macs_tp) = table.loc[" ".join(map(str, subset))], cost(smaller, PIXELS)
+            row, (params, macs, macs_tp) = (
+                table.loc[" ".join(map(str, subset))],
+                cost(smaller, PIXELS),
+            )
             assert [row.val_top1, row.val_top5] == pytest.approx(100 * right / 40)
             assert [row.exits, row.params, row.macs, row.macs_tp] == [size, params, macs, macs_tp]
             bits = int("".join("1" if i in subset else "0" for i in (1, 2, 3, 4)), 2)
@@ -192,8 +279,10 @@ def test_the_pruned_network_is_tested_as_extracted(finished, data):
     pruned = report["metrics"]["pruned"]
     smaller = extract(trained(folder, report), pruned["subset"])
     votes = [exit_weights("DESC", 4)[1][i - 1] for i in pruned["subset"]]
-    for split, batches in (("test", data.test_batches(PIXELS, 9, "check")),
-                           ("val", data.eval_batches("val", PIXELS, 9))):
+    for split, batches in (
+        ("test", data.test_batches(PIXELS, 9, "check")),
+        ("val", data.eval_batches("val", PIXELS, 9)),
+    ):
         found = aep.accuracies(aep.exit_outputs(smaller, batches), [votes])[0]
         assert found[0] == pytest.approx(pruned[f"{split}_top1"])
 
@@ -202,8 +291,10 @@ def test_fronts_against_brute_force(finished):
     table = pd.read_csv(finished[0] / "subsets.csv")
     for name in aep.COSTS:
         values = table[["val_top1", name]].to_numpy()
-        on_front = [not any(a >= top1 and c <= value and (a > top1 or c < value) for a, c in values)
-                    for top1, value in values]
+        on_front = [
+            not any(a >= top1 and c <= value and (a > top1 or c < value) for a, c in values)
+            for top1, value in values
+        ]
         assert table[f"front_{name}"].tolist() == on_front and any(on_front)
 
 
@@ -211,7 +302,14 @@ def test_latencies_of_subsets_are_sums_of_parts(finished):
     parts, table = (pd.read_csv(finished[0] / f"{name}.csv") for name in ("parts", "subsets"))
     ms = parts.set_index(["part", "position"]).latency_ms
     assert len(ms) == 9 and (ms > 0).all()
-    wanted = ms["stem", 0] + ms["stage", 1] + ms["stage", 2] + ms["stage", 3] + ms["exit", 1] + ms["exit", 3]
+    wanted = (
+        ms["stem", 0]
+        + ms["stage", 1]
+        + ms["stage", 2]
+        + ms["stage", 3]
+        + ms["exit", 1]
+        + ms["exit", 3]
+    )
     assert table.set_index("subset").latency_ms["1 3"] == pytest.approx(wanted)
 
 
@@ -221,10 +319,12 @@ def test_a_finished_cell_is_only_read(tmp_path, data, monkeypatch):
     assert run(tmp_path, data, aep_epochs=1)[1] == report
 
 
-# ---------------------------------------------------------------------------------------------- one step, one epoch
+# ------------------------------------------------------------------------------ one step, one epoch
+
 
 def test_one_step_against_the_written_out_method(tmp_path, data, tiny):
-    """One batch: L = sum a_i CE_i, one Adam step of all parameters, logits summed with the votes."""
+    """One batch: L = sum a_i CE_i, one Adam step of all parameters, logits summed with the
+    votes."""
     alpha, beta = (0.75, 0.25), (0.25, 0.75)
     network = tiny().train()
     plain = copy.deepcopy(network)
@@ -261,13 +361,21 @@ def test_averages_count_images_not_batches(tmp_path, data, tiny):
     """60 images in batches of 32 and 28."""
     network = tiny()
     seen = []
-    network.register_forward_hook(lambda m, x, out: seen.append([o.detach() for o in out]) if m.training else None)
-    history = aep.train(cell_of(tmp_path, data, epochs=1, batch_size=32), network, data, (0.5, 0.5), (0.5, 0.5))
+    network.register_forward_hook(
+        lambda m, x, out: seen.append([o.detach() for o in out]) if m.training else None
+    )
+    history = aep.train(
+        cell_of(tmp_path, data, epochs=1, batch_size=32), network, data, (0.5, 0.5), (0.5, 0.5)
+    )
     logits = [torch.cat(o) for o in zip(*seen, strict=True)]
     y = torch.cat([y for _, y in data.train_batches(0, 32, [PIXELS], 0)])
     assert len(seen) == 2 and len(y) == 60
-    assert history.train_loss_2[0] == pytest.approx(0.5 * F.cross_entropy(logits[1], y).item(), rel=1e-5)
-    assert history.train_top1_1[0] == pytest.approx(100 * (logits[0].argmax(1) == y).float().mean().item())
+    assert history.train_loss_2[0] == pytest.approx(
+        0.5 * F.cross_entropy(logits[1], y).item(), rel=1e-5
+    )
+    assert history.train_top1_1[0] == pytest.approx(
+        100 * (logits[0].argmax(1) == y).float().mean().item()
+    )
 
 
 def test_one_exit_is_plain_training_bit_for_bit(tmp_path, data, tiny):
@@ -298,8 +406,11 @@ def test_rare_classes_weigh_more_where_the_thesis_says_so(tmp_path, data, tiny, 
     assert weights.tolist() == pytest.approx([60 / (10 * (labels == c).sum()) for c in range(10)])
     logits, y = torch.randn(3, 8, 10), torch.arange(8)
     assert aep.exit_losses(logits, y, weights).tolist() == pytest.approx(
-        [nn.CrossEntropyLoss(weights)(o, y).item() for o in logits])
-    assert aep.exit_losses(logits, y).tolist() == pytest.approx([F.cross_entropy(o, y).item() for o in logits])
+        [nn.CrossEntropyLoss(weights)(o, y).item() for o in logits]
+    )
+    assert aep.exit_losses(logits, y).tolist() == pytest.approx(
+        [F.cross_entropy(o, y).item() for o in logits]
+    )
     names = ("cifar10", "eurosat", "fashion_mnist", "gtsrb")
     assert [d for d in names if aep.recipe(PARAMS, d)["class_weights"]] == ["eurosat", "gtsrb"]
     monkeypatch.setattr(aep, "CLASS_WEIGHTED", ("digits",))
@@ -309,7 +420,9 @@ def test_rare_classes_weigh_more_where_the_thesis_says_so(tmp_path, data, tiny, 
     history = aep.train(cell, network, data, (0.5, 0.5), (0.5, 0.5))
     x, y = next(data.train_batches(0, 20, [PIXELS], 0))
     out = plain(x)
-    assert history.train_loss[0] == pytest.approx(sum(F.cross_entropy(o, y, weights).item() for o in out) / 2, rel=1e-4)
+    assert history.train_loss[0] == pytest.approx(
+        sum(F.cross_entropy(o, y, weights).item() for o in out) / 2, rel=1e-4
+    )
     x, y = (torch.cat(t) for t in zip(*data.eval_batches("val", PIXELS, 30), strict=True))
     with torch.no_grad():
         unweighted = sum(F.cross_entropy(o, y).item() for o in network(x)) / 2
@@ -326,15 +439,26 @@ def test_a_further_term_of_the_loss(tmp_path, data, tiny):
     apart = {}
     for also in (None, agreement):
         network = tiny()
-        aep.train(cell_of(tmp_path, data, str(also), epochs=2), network, data, (0.5, 0.5), (0.5, 0.5), also=also)
-        apart[also] = aep.exit_outputs(network, data.eval_batches("val", PIXELS, 30)).logits.var(0).mean()
+        aep.train(
+            cell_of(tmp_path, data, str(also), epochs=2),
+            network,
+            data,
+            (0.5, 0.5),
+            (0.5, 0.5),
+            also=also,
+        )
+        apart[also] = (
+            aep.exit_outputs(network, data.eval_batches("val", PIXELS, 30)).logits.var(0).mean()
+        )
     assert set(shapes) == {(2, 20, 10)} and apart[agreement] < 0.7 * apart[None]
 
 
-# ---------------------------------------------------------------------------------------------- the length of training
+# --------------------------------------------------------------------------- the length of training
+
 
 def scripted(monkeypatch, scores):
-    """Replace the validation of a network of two exits: (loss of both, ensemble top-1) per epoch."""
+    """Replace the validation of a network of two exits: (loss of both, ensemble top-1) per
+    epoch."""
     waiting = list(scores)
 
     def scores_of(network, batches, votes):
@@ -345,13 +469,18 @@ def scripted(monkeypatch, scores):
     return waiting
 
 
-def test_training_stops_after_patience_epochs_without_a_lower_loss(tmp_path, data, tiny, monkeypatch):
-    """A tie is no improvement. The tested epoch is the first of the highest ensemble top-1, whatever its loss."""
-    waiting = scripted(monkeypatch, [(2.0, 10.0), (1.0, 20.0), (1.0, 30.0), (1.0, 30.0), (0.5, 90.0)])
+def test_training_stops_after_patience_epochs_without_a_lower_loss(
+    tmp_path, data, tiny, monkeypatch
+):
+    """A tie is no improvement. The tested epoch is the first of the highest ensemble top-1,
+    whatever its loss."""
+    waiting = scripted(
+        monkeypatch, [(2.0, 10.0), (1.0, 20.0), (1.0, 30.0), (1.0, 30.0), (0.5, 90.0)]
+    )
     cell = cell_of(tmp_path, data, epochs=9, patience=2, max_steps=1)
     history = aep.train(cell, tiny(), data, (0.5, 0.5), (0.5, 0.5))
     assert len(history) == 4 and len(waiting) == 1
-    assert history.val_loss.tolist() == [2.0, 1.0, 1.0, 1.0]        # as measured
+    assert history.val_loss.tolist() == [2.0, 1.0, 1.0, 1.0]  # as measured
     assert history.epoch[history.is_best].tolist() == [1, 2, 3] and history.val_top1.max() == 30.0
 
 
@@ -376,58 +505,101 @@ def test_the_rate_is_constant_and_the_optimiser_adam(tmp_path, data, tiny, monke
     assert rates == [20e-4] * 6
 
 
-# ---------------------------------------------------------------------------------------------- what is read, and when
+# --------------------------------------------------------------------------- what is read, and when
+
 
 def test_the_test_split_is_read_at_the_very_end(tmp_path, data, monkeypatch):
     seen, rows, gather, latency = [], [], augment.gather, aep.measured
-    monkeypatch.setattr(Data, "_resized", lambda self, split, size: (
-        seen.append(split), self._plain(self.rows[split], size).byte())[1])  # not from the cache
-    monkeypatch.setattr(augment, "gather", lambda store, some, *axes: (
-        rows.append(some), gather(store, some, *axes))[1])
-    monkeypatch.setattr(aep, "measured", lambda *given: (seen.append("latency"), latency(*given))[1])
+    monkeypatch.setattr(
+        Data,
+        "_resized",
+        lambda self, split, size: (seen.append(split), self._plain(self.rows[split], size).byte())[
+            1
+        ],
+    )  # not from the cache
+    monkeypatch.setattr(
+        augment,
+        "gather",
+        lambda store, some, *axes: (rows.append(some), gather(store, some, *axes))[1],
+    )
+    monkeypatch.setattr(
+        aep, "measured", lambda *given: (seen.append("latency"), latency(*given))[1]
+    )
     log = data.home.parent / "test_uses.log"
     uses = len(log.read_text().splitlines()) if log.exists() else 0
     run(tmp_path, data, aep_epochs=1)
-    assert seen == ["val", "val", "latency", "latency", "test", "test"]     # the whole network, then the pruned one
+    assert seen == [
+        "val",
+        "val",
+        "latency",
+        "latency",
+        "test",
+        "test",
+    ]  # the whole network, then the pruned one
     assert len(log.read_text().splitlines()) == uses + 2
     for used in rows[-2:]:
         assert sorted(used) == sorted(data.rows["test"])
     assert not np.isin(np.concatenate(rows[:-2]), data.rows["test"]).any()
 
 
-# ---------------------------------------------------------------------------------------------- kill and resume
+# ---------------------------------------------------------------------------------- kill and resume
+
 
 def test_a_killed_and_resumed_run_is_the_straight_run(tmp_path, data, monkeypatch):
-    """3 epochs of 3 steps, with dropout: killed in two epochs, in a validation, before it is saved, before the test."""
+    """3 epochs of 3 steps, with dropout: killed in two epochs, in a validation, before it is saved,
+    before the test."""
     given = {"aep_epochs": 3, "seed": 1, "mode": "MIX"}
     straight = left(*run(tmp_path / "straight", data, **given))
-    losses, scores, save, test_batches = aep.exit_losses, aep.score_exits, runs.save_state, Data.test_batches
+    losses, scores, save, test_batches = (
+        aep.exit_losses,
+        evaluate.score_exits,
+        files.save_state,
+        Data.test_batches,
+    )
     calls = []
 
     def interrupt(*given, **named):
         raise KeyboardInterrupt
 
     def counted(function, at):
-        return lambda *given: (calls.append(1), interrupt() if len(calls) == at else function(*given))[1]
+        return lambda *given: (
+            calls.append(1),
+            interrupt() if len(calls) == at else function(*given),
+        )[1]
 
-    for where, at in (("step", 2), ("save", 2), ("step", 2), ("validation", 1), ("step", 5), ("test", 1)):
+    for where, at in (
+        ("step", 2),
+        ("save", 2),
+        ("step", 2),
+        ("validation", 1),
+        ("step", 5),
+        ("test", 1),
+    ):
         calls.clear()
         monkeypatch.setattr(aep, "exit_losses", counted(losses, at) if where == "step" else losses)
-        monkeypatch.setattr(aep, "score_exits", counted(scores, at) if where == "validation" else scores)
-        monkeypatch.setattr(runs, "save_state", counted(save, at) if where == "save" else save)
+        monkeypatch.setattr(
+            aep, "score_exits", counted(scores, at) if where == "validation" else scores
+        )
+        monkeypatch.setattr(files, "save_state", counted(save, at) if where == "save" else save)
         monkeypatch.setattr(Data, "test_batches", interrupt if where == "test" else test_batches)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "killed", data, **given)
         assert len(calls) == (at if where != "test" else 0)
     monkeypatch.setattr(Data, "test_batches", test_batches)
-    monkeypatch.setattr(aep, "exit_losses", interrupt)      # nothing is left to train
+    monkeypatch.setattr(aep, "exit_losses", interrupt)  # nothing is left to train
     assert left(*run(tmp_path / "killed", data, **given)) == straight
 
 
 def test_seeds_and_workers(tmp_path, data, monkeypatch):
     orders, train_batches = [], Data.train_batches
-    monkeypatch.setattr(Data, "train_batches", lambda self, epoch, size, sides, seed, workers: (
-        orders.append((seed, workers)), train_batches(self, epoch, size, sides, seed, workers))[1])
+    monkeypatch.setattr(
+        Data,
+        "train_batches",
+        lambda self, epoch, size, sides, seed, workers: (
+            orders.append((seed, workers)),
+            train_batches(self, epoch, size, sides, seed, workers),
+        )[1],
+    )
     given = {"network": "MobileNetV3Smallfull", "aep_epochs": 1, "aep_train_images": 40}
     first = left(*run(tmp_path / "0", data, **given))
     assert left(*run(tmp_path / "1", data, **given, workers=2)) == first
@@ -438,24 +610,35 @@ def test_seeds_and_workers(tmp_path, data, monkeypatch):
 def test_damaged_files_are_refused(tmp_path, data, tiny, monkeypatch):
     cell = cell_of(tmp_path, data, epochs=2)
     aep.train(cell, tiny(), data, (0.5, 0.5), (0.5, 0.5))
-    runs.write_json(cell.path("epochs.json"), [])
-    with pytest.raises(runs.Refusal, match=r"epochs\.json is damaged: delete the folder"):
+    files.write_json(cell.path("epochs.json"), [])
+    with pytest.raises(Refusal, match=r"epochs\.json is damaged: delete the folder"):
         aep.train(cell, tiny(), data, (0.5, 0.5), (0.5, 0.5))
     scripted(monkeypatch, [(float("nan"), 10.0)])
-    with pytest.raises(runs.Refusal, match="not a number in epoch 1; lower aep_lr_factor"):
+    with pytest.raises(Refusal, match="not a number in epoch 1; lower aep_lr_factor"):
         aep.train(cell_of(tmp_path, data, "nan"), tiny(), data, (0.5, 0.5), (0.5, 0.5))
 
 
-# ---------------------------------------------------------------------------------------------- where it starts
+# ---------------------------------------------------------------------------------- where it starts
+
 
 def test_fine_tuning_from_a_proxy(tmp_path, data, monkeypatch):
-    """The kit trains the baseline on the other embedded data set; both cuts of the layers start from its weights."""
+    """The kit trains the baseline on the other embedded data set; both cuts of the layers start
+    from its weights."""
     tested, started, test_batches = [], [], Data.test_batches
-    monkeypatch.setattr(Data, "test_batches", lambda self, *g, **n: (
-        tested.append(self.name), test_batches(self, *g, **n))[1])
+    monkeypatch.setattr(
+        Data,
+        "test_batches",
+        lambda self, *g, **n: (tested.append(self.name), test_batches(self, *g, **n))[1],
+    )
     train = aep.train
-    monkeypatch.setattr(aep, "train", lambda cell, network, *given: (
-        started.append((cell.params["dataset"], copy.deepcopy(network))), train(cell, network, *given))[1])
+    monkeypatch.setattr(
+        aep,
+        "train",
+        lambda cell, network, *given: (
+            started.append((cell.params["dataset"], copy.deepcopy(network))),
+            train(cell, network, *given),
+        )[1],
+    )
     given = {"scenario": "FT-64", "aep_epochs": 1, "aep_train_images": 40}
     report = run(tmp_path, data, **given)[1]
     full = run(tmp_path, data, "MobileNetV3Smallfull", **given)[1]
@@ -465,70 +648,109 @@ def test_fine_tuning_from_a_proxy(tmp_path, data, monkeypatch):
     for p in (report["params"], full["params"]):
         assert p["proxy"] is True and p["pretrained_on"] == "digits_turned"
         assert p["start"] == json.loads((source / "report.json").read_text())["hash"]
-    assert report["reads"] == {"start": runs.sha256_of(source / "best.safetensors")}
-    given = backbones.backbone_weights(runs.load_weights(source / "best.safetensors"))
+    assert report["reads"] == {"start": files.sha256_of(source / "best.safetensors")}
+    given = backbones.backbone_weights(files.load_weights(source / "best.safetensors"))
     for _, network in started[1:]:
         found = backbones.backbone_weights(network.state_dict())
-        same = [torch.equal(found[key], given[key]) for key in given if not key.startswith("features.0.")]
-        assert all(same) and not torch.equal(found["features.0.0.weight"], given["features.0.0.weight"])
+        same = [
+            torch.equal(found[key], given[key])
+            for key in given
+            if not key.startswith("features.0.")
+        ]
+        assert all(same) and not torch.equal(
+            found["features.0.0.weight"], given["features.0.0.weight"]
+        )
 
 
 def test_fine_tuning_without_weights_is_refused_before_training(tmp_path, data, monkeypatch):
     monkeypatch.setattr(aep, "train", None)
     given = {"aep_proxy": {}, "weights_dir": str(tmp_path / "weights")}
-    with pytest.raises(runs.Refusal, match=r"mobilenet_v3_small-047dcff4\.pth is missing: put https"):
+    with pytest.raises(Refusal, match=r"mobilenet_v3_small-047dcff4\.pth is missing: put https"):
         run(tmp_path, data, scenario="FT-64", **given)
-    with pytest.raises(runs.Refusal, match="never fine-tuned from random weights"):
+    with pytest.raises(Refusal, match="never fine-tuned from random weights"):
         aep.check_weights(PARAMS | given)
-    aep.check_weights(PARAMS)       # a proxy needs none
+    aep.check_weights(PARAMS)  # a proxy needs none
     aep.check_weights(PARAMS | given | {"aep_scenarios": {"TR-64": PIXELS}})
 
 
 def test_fine_tuning_from_the_published_weights(tmp_path, data, monkeypatch):
     network = build(NETWORK, 10)
     started, train = [], aep.train
-    monkeypatch.setattr(aep.backbones, "imagenet_file", lambda name, folder, download: tmp_path / f"{name}.pth")
-    monkeypatch.setattr(aep.backbones, "imagenet", lambda name, folder: backbones.backbone_weights(
-        network.state_dict()))
+    monkeypatch.setattr(
+        backbones, "imagenet_file", lambda name, folder, download: tmp_path / f"{name}.pth"
+    )
+    monkeypatch.setattr(
+        backbones, "imagenet", lambda name, folder: backbones.backbone_weights(network.state_dict())
+    )
     (tmp_path / f"{NETWORK}.pth").write_bytes(b"weights")
-    monkeypatch.setattr(aep, "train", lambda cell, network, *given: (
-        started.append(copy.deepcopy(network)), train(cell, network, *given))[1])
-    report = run(tmp_path, data, scenario="FT-64", mode="SE", aep_proxy={}, aep_epochs=1, keep_stem=True)[1]
+    monkeypatch.setattr(
+        aep,
+        "train",
+        lambda cell, network, *given: (
+            started.append(copy.deepcopy(network)),
+            train(cell, network, *given),
+        )[1],
+    )
+    report = run(
+        tmp_path, data, scenario="FT-64", mode="SE", aep_proxy={}, aep_epochs=1, keep_stem=True
+    )[1]
     p = report["params"]
-    assert (p["proxy"], p["pretrained_on"], p["start"]) == (False, "ImageNet", "mobilenet_v3_small-047dcff4.pth")
-    assert torch.equal(started[0].stages[0][0].block[0][0].weight, network.stages[0][0].block[0][0].weight)
-    assert torch.equal(started[0].stem[0][0].weight, network.stem[0][0].weight)     # keep_stem
+    assert (p["proxy"], p["pretrained_on"], p["start"]) == (
+        False,
+        "ImageNet",
+        "mobilenet_v3_small-047dcff4.pth",
+    )
+    assert torch.equal(
+        started[0].stages[0][0].block[0][0].weight, network.stages[0][0].block[0][0].weight
+    )
+    assert torch.equal(started[0].stem[0][0].weight, network.stem[0][0].weight)  # keep_stem
 
 
-@pytest.mark.parametrize("given, line", [
-    ({"mode": "EE"}, "mode 'EE' of the AEP study: use one of SE, DESC, ASC, MIX, UNIF"),
-    ({"scenario": "TR-224"}, "use one of TR-64, FT-64"), ({"network": "VGG19"}, "unknown network 'VGG19'"),
-    ({"network": "VGG16", "aep_scenarios": {"TR-64": 16}}, "do not fit this network")])
+@pytest.mark.parametrize(
+    "given, line",
+    [
+        ({"mode": "EE"}, "mode 'EE' of the AEP study: use one of SE, DESC, ASC, MIX, UNIF"),
+        ({"scenario": "TR-224"}, "use one of TR-64, FT-64"),
+        ({"network": "VGG19"}, "unknown network 'VGG19'"),
+        ({"network": "VGG16", "aep_scenarios": {"TR-64": 16}}, "do not fit this network"),
+    ],
+)
 def test_wrong_arguments_are_one_line(tmp_path, data, given, line):
-    with pytest.raises(runs.Refusal, match=line) as refusal:
+    with pytest.raises(Refusal, match=line) as refusal:
         run(tmp_path, data, **given)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(runs.Refusal, match="set device to cpu"):
+    with pytest.raises(Refusal, match="set device to cpu"):
         aep.load_data(PARAMS | {"device": "cuda"}, "digits")
 
 
-# ---------------------------------------------------------------------------------------------- ensembles
+# ---------------------------------------------------------------------------------------- ensembles
+
 
 def outputs(n_exits=4, n=50, n_classes=7, seed=0):
     """Exits that are each right about half of the time."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(n_classes, (n,), generator=generator)
-    logits = torch.randn(n_exits, n, n_classes, generator=generator) + 1.5 * F.one_hot(labels, n_classes)
+    logits = torch.randn(n_exits, n, n_classes, generator=generator) + 1.5 * F.one_hot(
+        labels, n_classes
+    )
     return aep.Outputs(logits, labels)
 
 
 def test_the_order_of_subsets_is_the_published_one():
     masks = aep.all_subsets(3)
-    assert ["".join(map(str, m.astype(int))) for m in masks] == ["001", "010", "011", "100", "101", "110", "111"]
+    assert ["".join(map(str, m.astype(int))) for m in masks] == [
+        "001",
+        "010",
+        "011",
+        "100",
+        "101",
+        "110",
+        "111",
+    ]
     assert [len(aep.all_subsets(n)) for n in (1, 4, 5, 7)] == [1, 15, 31, 127]
 
 
@@ -536,7 +758,7 @@ def test_accuracies_are_those_of_argmax_and_topk(monkeypatch):
     found = outputs()
     weights = np.random.default_rng(0).dirichlet(np.ones(4), 9)
     whole = aep.accuracies(found, weights)
-    monkeypatch.setattr(aep, "CHUNK", 9 * 7 * 8)        # eight images at a time
+    monkeypatch.setattr(aep, "CHUNK", 9 * 7 * 8)  # eight images at a time
     np.testing.assert_array_equal(aep.accuracies(found, weights), whole)
     for w, (top1, top5) in zip(weights, whole, strict=True):
         out = sum(a * o for a, o in zip(w, found.logits, strict=True))
@@ -546,27 +768,40 @@ def test_accuracies_are_those_of_argmax_and_topk(monkeypatch):
 
 
 def test_equal_outputs_are_no_right_answer():
-    """A network that says the same of all classes is right about the first one, as argmax reads it."""
+    """A network that says the same of all classes is right about the first one, as argmax reads
+    it."""
     labels = torch.arange(6)
     assert aep.accuracies(aep.Outputs(torch.zeros(1, 6, 6), labels), [[1.0]]).tolist() == [
-        [pytest.approx(100 / 6), pytest.approx(500 / 6)]]
+        [pytest.approx(100 / 6), pytest.approx(500 / 6)]
+    ]
     assert aep.accuracies(aep.Outputs(torch.zeros(1, 3, 3), labels[:3]), [[1.0]])[0, 1] == 100.0
 
 
 def test_outputs_that_are_no_numbers_are_refused():
-    with pytest.raises(runs.Refusal, match="not numbers"):
-        aep.exit_outputs(nn.Linear(2, 3), [(torch.full((4, 2), float("nan")), torch.zeros(4, dtype=torch.int64))])
+    with pytest.raises(Refusal, match="not numbers"):
+        aep.exit_outputs(
+            nn.Linear(2, 3), [(torch.full((4, 2), float("nan")), torch.zeros(4, dtype=torch.int64))]
+        )
 
 
 COLUMNS = ["number", "subset", "exits", "val_top1", "val_top5", "macs_tp"]
 
 
-@pytest.mark.parametrize("rows, wanted, rule, tied", [
-    ([(1, "3", 1, 90, 99, 9), (2, "2", 1, 80, 99, 5)], "3", "val_top1", 1),
-    ([(1, "3", 1, 90, 98, 5), (2, "2", 1, 90, 99, 9)], "2", "val_top5", 2),
-    ([(1, "3", 1, 90, 99, 9), (2, "2", 1, 90, 99, 8), (4, "1", 1, 90, 97, 1)], "2", "macs_tp", 3),
-    ([(3, "2 3", 2, 90, 99, 9), (4, "1", 1, 90, 99, 9)], "1", "exits", 2),
-    ([(3, "2 3", 2, 90, 99, 9), (5, "1 3", 2, 90, 99, 9)], "2 3", "number", 2)])
+@pytest.mark.parametrize(
+    "rows, wanted, rule, tied",
+    [
+        ([(1, "3", 1, 90, 99, 9), (2, "2", 1, 80, 99, 5)], "3", "val_top1", 1),
+        ([(1, "3", 1, 90, 98, 5), (2, "2", 1, 90, 99, 9)], "2", "val_top5", 2),
+        (
+            [(1, "3", 1, 90, 99, 9), (2, "2", 1, 90, 99, 8), (4, "1", 1, 90, 97, 1)],
+            "2",
+            "macs_tp",
+            3,
+        ),
+        ([(3, "2 3", 2, 90, 99, 9), (4, "1", 1, 90, 99, 9)], "1", "exits", 2),
+        ([(3, "2 3", 2, 90, 99, 9), (5, "1 3", 2, 90, 99, 9)], "2 3", "number", 2),
+    ],
+)
 def test_ties_go_to_the_smaller_network(rows, wanted, rule, tied):
     for order in itertools.permutations(rows):
         best, how = aep.choose(pd.DataFrame(order, columns=COLUMNS))
@@ -577,7 +812,7 @@ def test_the_published_ties_go_to_late_exits():
     rows = pd.DataFrame([(4, "1", 1, 90, 99, 1), (1, "3", 1, 90, 99, 9)], columns=COLUMNS)
     best, how = aep.choose(rows, "published")
     assert best.subset == "3" and how == {"rule": "number", "tied": 2}
-    with pytest.raises(runs.Refusal, match="use one of smaller, published"):
+    with pytest.raises(Refusal, match="use one of smaller, published"):
         aep.choose(rows, "first")
 
 
@@ -590,14 +825,18 @@ def test_a_pruned_network_is_pruned_again(finished, data):
     assert pruned.network.positions == tuple(pruned.exits)
     whole = pd.read_csv(finished[0] / "subsets.csv").set_index("subset")
     for row in pruned.subsets.itertuples():
-        assert (row.val_top1, row.params, row.macs) == tuple(whole.loc[row.subset, ["val_top1", "params", "macs"]])
+        assert (row.val_top1, row.params, row.macs) == tuple(
+            whole.loc[row.subset, ["val_top1", "params", "macs"]]
+        )
 
 
-# ---------------------------------------------------------------------------------------------- output weights
+# ----------------------------------------------------------------------------------- output weights
+
 
 @pytest.mark.parametrize("seed", range(4))
 def test_optimal_weights_solve_the_convex_problem(seed):
-    """On the simplex; no corner, edge or random point is better; the gradient is the same wherever a weight is > 0."""
+    """On the simplex; no corner, edge or random point is better; the gradient is the same wherever
+    a weight is > 0."""
     found = outputs(n_exits=4, seed=seed)
     w = aep.optimal_weights(found)
     assert (w >= 0).all() and w.sum() == pytest.approx(1, abs=1e-12)
@@ -642,14 +881,20 @@ def test_the_four_patterns_are_compared_with_the_optimum(finished, data):
     assert found["weights"]["MIX"] == found["weights"]["ASC"]
     scores, metrics = found["scores"]["DESC"], report["metrics"]
     assert [scores[k] for k in ("val_top1", "test_top1", "test_top5")] == [
-        metrics[k] for k in ("val_top1", "test_top1", "test_top5")]
+        metrics[k] for k in ("val_top1", "test_top1", "test_top5")
+    ]
 
 
-# ---------------------------------------------------------------------------------------------- grey images
+# -------------------------------------------------------------------------------------- grey images
+
 
 def test_grey_images_are_measured_and_trained(tmp_path, tiny, monkeypatch):
-    grey = load("digits", protocol="aep", channels=1, train_images=40, val_images=20, test_images=20)
-    report = aep.run(PARAMS | {"aep_epochs": 1}, "digits", "Tiny", "TR-64", "ASC", 0, grey, tmp_path)
+    grey = load(
+        "digits", protocol="aep", channels=1, train_images=40, val_images=20, test_images=20
+    )
+    report = aep.run(
+        PARAMS | {"aep_epochs": 1}, "digits", "Tiny", "TR-64", "ASC", 0, grey, tmp_path
+    )
     assert report["params"]["channels"] == 1 and report["metrics"]["latency"]["ms"] > 0
-    monkeypatch.setattr(aep.datasets, "load", lambda name, **given: given["channels"])
+    monkeypatch.setattr(batches_data, "load", lambda name, **given: given["channels"])
     assert [aep.load_data(PARAMS, d) for d in ("fashion_mnist", "cifar10")] == [1, 3]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nat_lib.arch import IRB, LEVELS, NETWORKS, Arch, Choices, Space, middle, round8, se_hidden
-from nat_lib.runs import Refusal
+from nat_lib.errors import Refusal
 
 NAMES = list(NETWORKS)
 TINY = {"base_channels": (8, 8, 16)}
@@ -16,18 +16,37 @@ def rng():
     return np.random.default_rng(20240607)
 
 
-# ---- widths of the networks ----------------------------------------------------------------------------------------
+# ---- widths of the networks
+# ----------------------------------------------------------------------------------------
 
 
 def test_rounding_to_8_never_loses_more_than_a_tenth():
-    assert [round8(v) for v in (1, 8, 8.8, 8.9, 12, 19.2, 20, 112 * 1.2)] == [8, 8, 8, 16, 16, 24, 24, 136]
+    assert [round8(v) for v in (1, 8, 8.8, 8.9, 12, 19.2, 20, 112 * 1.2)] == [
+        8,
+        8,
+        8,
+        16,
+        16,
+        24,
+        24,
+        136,
+    ]
     assert all(round8(v) % 8 == 0 and round8(v) >= 0.9 * v for v in np.arange(1, 3000, 0.7))
 
 
 def test_middle_and_gate_widths():
     assert [middle(112, e) for e in (3, 4, 6)] == [336, 448, 672]
     assert [middle(136, e) for e in (3, 4, 6)] == [408, 544, 816]
-    assert [se_hidden(m) for m in (72, 96, 144, 336, 448, 672, 408, 816)] == [24, 24, 40, 88, 112, 168, 104, 208]
+    assert [se_hidden(m) for m in (72, 96, 144, 336, 448, 672, 408, 816)] == [
+        24,
+        24,
+        40,
+        88,
+        112,
+        168,
+        104,
+        208,
+    ]
 
 
 def test_plan_is_thesis_table_3_1():
@@ -38,10 +57,22 @@ def test_plan_is_thesis_table_3_1():
     assert [s.stride for s in plan.stages] == [2, 2, 2, 1, 2]
     assert [s.act for s in plan.stages] == ["relu", "relu", "h_swish", "h_swish", "h_swish"]
     assert [s.se for s in plan.stages] == [False, True, False, True, True]
-    assert [s.tail for s in plan.stages] == [(144, 192), (240, 320), (480, 640), (672, 896), (960, 1280)]
+    assert [s.tail for s in plan.stages] == [
+        (144, 192),
+        (240, 320),
+        (480, 640),
+        (672, 896),
+        (960, 1280),
+    ]
     wide = Space("EE_B").plan(1.2)
     assert (wide.stem, [s.c_out for s in wide.stages]) == (24, [32, 48, 96, 136, 192])
-    assert [s.tail for s in wide.stages] == [(176, 232), (288, 384), (576, 768), (808, 1072), (1152, 1536)]
+    assert [s.tail for s in wide.stages] == [
+        (176, 232),
+        (288, 384),
+        (576, 768),
+        (808, 1072),
+        (1152, 1536),
+    ]
 
 
 def test_author_scales_the_tails_of_staged_networks_twice():
@@ -59,10 +90,14 @@ def test_flags_are_those_of_thesis_table_5_1():
     assert [n for n in NAMES if Space(n).early_exits] == ["EE_B", "EE_D", "EE_P", "EE_DP"]
     assert [n for n in NAMES if Space(n).dense] == ["SE_D", "SE_DP", "EE_D", "EE_DP"]
     assert [n for n in NAMES if Space(n).parallel] == ["SE_P", "SE_DP", "EE_P", "EE_DP"]
-    assert [Space(n).thesis_name for n in ("BASE", "EE_DP")] == ["OFAMobileNetV3", "EE_DP_OFAMobileNetV3"]
+    assert [Space(n).thesis_name for n in ("BASE", "EE_DP")] == [
+        "OFAMobileNetV3",
+        "EE_DP_OFAMobileNetV3",
+    ]
 
 
-# ---- genotypes -----------------------------------------------------------------------------------------------------
+# ---- genotypes
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,11 +123,22 @@ def test_a_drawn_subnet_survives_the_round_trip_up_to_what_does_not_matter(name,
 def test_narrow_code_table():
     space = Space("EE_D")
     rows = {code: tuple(space.code_table[code, :2].tolist()) for code in range(1, 10)}
-    assert rows == {1: (3, 3), 2: (5, 3), 3: (7, 3), 4: (3, 4), 5: (5, 4), 6: (7, 4), 7: (3, 6), 8: (5, 6), 9: (7, 6)}
+    assert rows == {
+        1: (3, 3),
+        2: (5, 3),
+        3: (7, 3),
+        4: (3, 4),
+        5: (5, 4),
+        6: (7, 4),
+        7: (3, 6),
+        8: (5, 6),
+        9: (7, 6),
+    }
 
 
 @pytest.mark.parametrize(
-    ("kernel", "expand", "level", "code"), [(3, 3, 1, 1), (5, 4, 4, 23), (3, 3, 3, 28), (7, 6, 7, 63)]
+    ("kernel", "expand", "level", "code"),
+    [(3, 3, 1, 1), (5, 4, 4, 23), (3, 3, 3, 28), (7, 6, 7, 63)],
 )
 def test_parallel_code_vectors(kernel, expand, level, code):
     space = Space("EE_P")
@@ -130,12 +176,21 @@ def test_bounds_decode_to_the_smallest_and_the_largest_subnet(name):
 def test_skipped_blocks_decode_to_the_smallest_values():
     space = Space("SE_P")
     arch = space.decode(space.encode([space.arch(depth=2)]))[0]
-    assert (arch.kernel[:4], arch.expand[:4], arch.level[:4]) == ((7, 7, 3, 3), (6, 6, 3, 3), (7, 7, 1, 1))
+    assert (arch.kernel[:4], arch.expand[:4], arch.level[:4]) == (
+        (7, 7, 3, 3),
+        (6, 6, 3, 3),
+        (7, 7, 1, 1),
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "integer", "one_hot_5", "one_hot_3"),
-    [("BASE", 22, 197, 195), ("SE_DP", 22, 1277, 1275), ("EE_D", 23, 202, 200), ("EE_DP", 23, 1282, 1280)],
+    [
+        ("BASE", 22, 197, 195),
+        ("SE_DP", 22, 1277, 1275),
+        ("EE_D", 23, 202, 200),
+        ("EE_DP", 23, 1282, 1280),
+    ],
 )
 def test_feature_lengths(name, integer, one_hot_5, one_hot_3, rng):
     for resolutions, length in (((48, 52, 56, 60, 64), one_hot_5), ((48, 56, 64), one_hot_3)):
@@ -146,7 +201,9 @@ def test_feature_lengths(name, integer, one_hot_5, one_hot_3, rng):
         assert hot.shape == (40, length) and space.categories.sum() == length
         assert (hot.sum(axis=1) == integer).all() and set(np.unique(hot)) == {0.0, 1.0}
         ends = np.cumsum(space.categories)
-        found = [hot[:, e - c : e].argmax(axis=1) for e, c in zip(ends, space.categories, strict=True)]
+        found = [
+            hot[:, e - c : e].argmax(axis=1) for e, c in zip(ends, space.categories, strict=True)
+        ]
         assert (np.column_stack(found) + space.lower == X).all()
 
 
@@ -156,7 +213,8 @@ def test_number_of_genotypes():
     assert f"{Space('EE_B').size:.2e} {Space('SE_P').size:.2e}" == "1.09e+21 1.05e+37"
 
 
-# ---- repair, equal subnets -----------------------------------------------------------------------------------------
+# ---- repair, equal subnets
+# -----------------------------------------------------------------------------------------
 
 
 def test_repair_pushes_or_fills():
@@ -192,8 +250,12 @@ def test_canonical_is_one_name_for_equal_subnets(name, rng):
         twin = replace(
             arch,
             level=level,
-            kernel=tuple(o if f else v for f, v, o in zip(free, arch.kernel, other.kernel, strict=True)),
-            expand=tuple(o if f else v for f, v, o in zip(free, arch.expand, other.expand, strict=True)),
+            kernel=tuple(
+                o if f else v for f, v, o in zip(free, arch.kernel, other.kernel, strict=True)
+            ),
+            expand=tuple(
+                o if f else v for f, v, o in zip(free, arch.expand, other.expand, strict=True)
+            ),
             depth=arch.depth[: arch.exit] + other.depth[arch.exit :],
         )
         one = arch.canonical()
@@ -230,10 +292,13 @@ def test_masked_features_are_constant_behind_the_exit(rng):
     X = space.encode(space.sample(50, rng))
     X[:, 2] = 1
     shown = space.features(X, "integer", mask_after_exit=True)
-    assert (shown[:, 3 + 8 :] == space.lower[3 + 8 :]).all() and (shown[:, : 3 + 8] == X[:, : 3 + 8]).all()
+    assert (shown[:, 3 + 8 :] == space.lower[3 + 8 :]).all() and (
+        shown[:, : 3 + 8] == X[:, : 3 + 8]
+    ).all()
 
 
-# ---- samples and grids ---------------------------------------------------------------------------------------------
+# ---- samples and grids
+# ---------------------------------------------------------------------------------------------
 
 
 def depth_shares(archs):
@@ -288,7 +353,9 @@ def test_draw_stays_inside_what_a_phase_has_opened(rng):
     for name in ("kernel", "expand", "depth", "level"):
         drawn = np.array([getattr(a, name) for a in archs])
         assert set(np.unique(drawn).tolist()) == set(getattr(opened, name))
-        assert (drawn[:, 0] != drawn[:, -1]).any() or name == "expand"  # slots are drawn independently
+        assert (
+            drawn[:, 0] != drawn[:, -1]
+        ).any() or name == "expand"  # slots are drawn independently
     assert {a.exit for a in archs} == {4, 5}
 
 
@@ -299,13 +366,18 @@ def test_every_level_code_is_drawn_equally_often(rng):
     assert np.abs(shares - 1 / 7).max() < 5 * np.sqrt(6 / 49 / 10_000)
 
 
-@pytest.mark.parametrize(("name", "size"), [("BASE", 81), ("SE_D", 81), ("SE_P", 567), ("EE_B", 405), ("EE_DP", 2835)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("BASE", 81), ("SE_D", 81), ("SE_P", 567), ("EE_B", 405), ("EE_DP", 2835)]
+)
 def test_grid_sizes_at_the_end_of_shrinking(name, size):
     space = Space(name)
     grid = space.grid(space.choices, (48, 56, 64), 1.2)
     assert len(grid) == len(set(grid)) == size
     assert [a.resolution for a in grid] == sorted(a.resolution for a in grid)
-    assert all(len({*a.kernel}) == len({*a.expand}) == len({*a.level}) == len({*a.depth}) == 1 for a in grid)
+    assert all(
+        len({*a.kernel}) == len({*a.expand}) == len({*a.level}) == len({*a.depth}) == 1
+        for a in grid
+    )
     assert {a.width for a in grid} == {1.2}
 
 
@@ -315,7 +387,8 @@ def test_grid_of_a_phase():
     assert len(space.grid(after_nd2, (48, 56, 64), 1.0)) == 27
 
 
-# ---- values ------------------------------------------------------------------------------------------------------
+# ---- values
+# --------------------------------------------------------------------------------------------------
 
 
 def test_dictionaries_go_through_json_and_back(rng):
@@ -326,8 +399,16 @@ def test_dictionaries_go_through_json_and_back(rng):
 
 
 def test_spaces_are_equal_when_made_alike():
-    assert Space("EE_B") == Space("EE_B", resolutions=[48, 52, 56, 60, 64]) and len({Space("EE_B"), Space("EE_B")}) == 1
-    others = [Space("EE_D"), Space("EE_B", (48, 56, 64)), Space("EE_B", tail_scaling="twice"), Space("EE_B", **TINY)]
+    assert (
+        Space("EE_B") == Space("EE_B", resolutions=[48, 52, 56, 60, 64])
+        and len({Space("EE_B"), Space("EE_B")}) == 1
+    )
+    others = [
+        Space("EE_D"),
+        Space("EE_B", (48, 56, 64)),
+        Space("EE_B", tail_scaling="twice"),
+        Space("EE_B", **TINY),
+    ]
     assert len({Space("EE_B"), *others}) == 5
 
 
@@ -345,7 +426,8 @@ def test_a_space_of_two_stages(rng):
     assert space.encode([]).shape == (0, 11) and space.decode(np.empty((0, 11))) == []
 
 
-# ---- bad input names the legal values ------------------------------------------------------------------------------
+# ---- bad input names the legal values
+# ------------------------------------------------------------------------------
 
 REFUSED = {
     "unknown space": (lambda: Space("EE_X"), "BASE, SE_B.*EE_DP"),
@@ -357,7 +439,10 @@ REFUSED = {
     "channels below one": (lambda: Space("EE_B", base_channels=(0, 8)), "positive numbers"),
     "too many stages": (lambda: Space("EE_B", base_channels=(8,) * 7), "1 to 5 stages"),
     "kernel": (lambda: Space("EE_B").arch(kernel=4), r"kernel\[0\] = 4 .*3, 5, 7"),
-    "one expand": (lambda: Space("EE_B").arch(expand=[3] * 7 + [5] + [3] * 12), r"expand\[7\] = 5 .*3, 4, 6"),
+    "one expand": (
+        lambda: Space("EE_B").arch(expand=[3] * 7 + [5] + [3] * 12),
+        r"expand\[7\] = 5 .*3, 4, 6",
+    ),
     "depth": (lambda: Space("EE_B").arch(depth=(2, 5, 2, 2, 2)), r"depth\[1\] = 5 .*2, 3, 4"),
     "level": (lambda: Space("EE_P").arch(level=0), r"level\[0\] = 0 .*1, 2, 4, 3, 5, 6, 7"),
     "level without parallel": (lambda: Space("EE_B").arch(level=7), r"level\[0\] = 7 .*one of 4"),
@@ -365,23 +450,44 @@ REFUSED = {
     "early exit of a single-exit net": (lambda: Space("SE_B").arch(exit=2), "exit = 2 .*one of 5"),
     "width": (lambda: Space("EE_B").arch(width=1.1), "width = 1.1 .*1.0, 1.2"),
     "plan of another width": (lambda: Space("EE_B").plan(1.1), "1.0, 1.2"),
-    "resolution": (lambda: Space("EE_B").encode([Space("EE_B").arch(resolution=50)]), "48, 52, 56, 60, 64"),
+    "resolution": (
+        lambda: Space("EE_B").encode([Space("EE_B").arch(resolution=50)]),
+        "48, 52, 56, 60, 64",
+    ),
     "no resolution at all": (lambda: Space("EE_B").arch(resolution=0), "positive number of pixels"),
     "19 kernels": (lambda: Space("EE_B").arch(kernel=[3] * 19), "kernel has 19 .* 20"),
-    "4 depths": (lambda: Space("EE_B").check(Arch(48, 1.0, 1, (2,) * 4, (3,) * 16, (3,) * 16, (4,) * 16)), "give 5"),
+    "4 depths": (
+        lambda: Space("EE_B").check(Arch(48, 1.0, 1, (2,) * 4, (3,) * 16, (3,) * 16, (4,) * 16)),
+        "give 5",
+    ),
     "half an exit": (lambda: Space("EE_B").arch(exit=2.5), "exit.*whole"),
     "kernel that is text": (lambda: Space("EE_B").arch(kernel=["a"] * 20), "kernel.*whole"),
-    "missing key": (lambda: Arch.from_dict({"resolution": 48}), "exactly resolution, width, exit, depth"),
+    "missing key": (
+        lambda: Arch.from_dict({"resolution": 48}),
+        "exactly resolution, width, exit, depth",
+    ),
     "genotype too short": (lambda: Space("EE_B").decode(np.ones((2, 22))), r"\(n, 23\)"),
     "one genotype alone": (lambda: Space("EE_B").decode(np.ones(23)), r"\(n, 23\)"),
     "code out of bounds": (lambda: Space("EE_B").decode(np.full((1, 23), 10)), "legal are 0..4"),
-    "skipped second block": (lambda: Space("BASE", **TINY).decode([[0, 0, 1, 0, 0, 0, 1, 1, 0, 0]]), "3 = 0, .* 1..9"),
-    "hole in a stage": (lambda: Space("BASE", **TINY).decode([[0, 0, 1, 1, 0, 1, 1, 1, 0, 0]]), "repair"),
+    "skipped second block": (
+        lambda: Space("BASE", **TINY).decode([[0, 0, 1, 0, 0, 0, 1, 1, 0, 0]]),
+        "3 = 0, .* 1..9",
+    ),
+    "hole in a stage": (
+        lambda: Space("BASE", **TINY).decode([[0, 0, 1, 1, 0, 1, 1, 1, 0, 0]]),
+        "repair",
+    ),
     "fractions": (lambda: Space("BASE", **TINY).decode(np.full((1, 10), 0.5)), "integers"),
     "repair": (lambda: Space("BASE").repair(np.zeros((1, 22)), "pull"), "push, fill"),
     "features": (lambda: Space("BASE").features(np.zeros((1, 22)), "binary"), "integer, one_hot"),
-    "law": (lambda: Space("BASE").sample(1, np.random.default_rng(0), by="depth"), "search, architecture"),
-    "prior": (lambda: Space("BASE").sample(1, np.random.default_rng(0), depth_prior="flat"), "uniform, author"),
+    "law": (
+        lambda: Space("BASE").sample(1, np.random.default_rng(0), by="depth"),
+        "search, architecture",
+    ),
+    "prior": (
+        lambda: Space("BASE").sample(1, np.random.default_rng(0), depth_prior="flat"),
+        "uniform, author",
+    ),
 }
 
 

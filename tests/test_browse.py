@@ -1,4 +1,5 @@
-"""The Pareto browser without a browser: its table, its choices, its figure, and the widgets called from Python."""
+"""The Pareto browser without a browser: its table, its choices, its figure, and the widgets called
+from Python."""
 
 from xml.etree import ElementTree
 
@@ -7,19 +8,27 @@ import pandas as pd
 import pytest
 from laboratory import lay_search
 
-from nat_lib import browse, draw, export, nat, plan, report, runs
+from nat_lib import files
 from nat_lib.arch import IRB
-from nat_lib.browse import Choices
-from nat_lib.browser import CELLS, MANY, Browser, app
+from nat_lib.browser import table
+from nat_lib.browser.table import Choices
+from nat_lib.browser.widget import CELLS, MANY, Browser, app
+from nat_lib.cells import open_cell
 from nat_lib.cost import count
-from nat_lib.pareto import hypervolume
+from nat_lib.errors import Refusal
+from nat_lib.export import write
+from nat_lib.report import schematics, style
+from nat_lib.run.jobs import plan_jobs
+from nat_lib.search.pareto import hypervolume
+from nat_lib.studies import searches
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """Outputs with four searches: two supernets over two objectives, three objectives, and accuracy alone."""
+    """Outputs with four searches: two supernets over two objectives, three objectives, and accuracy
+    alone."""
     out, rng = tmp_path_factory.mktemp("browse") / "outputs", np.random.default_rng(0)
     lay_search(out, rng, "BASE", 1, archive=16)
     lay_search(out, rng, "EE_D", 4, archive=20, iterations=3)
@@ -30,7 +39,7 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def points(out):
-    return browse.load(out)
+    return table.load(out)
 
 
 @pytest.fixture
@@ -42,28 +51,37 @@ def dominated(F, i):
     return any((F[j] <= F[i]).all() and (F[j] < F[i]).any() for j in range(len(F)))
 
 
-# ---------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
+
 
 def test_every_archived_subnet_of_every_iteration_has_its_costs(out, points):
     archives = {p.parent: pd.read_csv(p) for p in out.glob("natv2_phases/*/*/archive.csv")}
     assert len(archives) == 4 and len(points) == sum(map(len, archives.values()))
     for folder, rows in points.groupby("folder"):
-        space, X = browse.space_of(folder), nat.genotypes(rows.code)
+        space, X = table.space_of(folder), searches.genotypes(rows.code)
         archs, costs = space.decode(X), count(X, space, 5)
-        assert [a.exit for a in archs] == rows.exit.tolist() and [a.width for a in archs] == rows.width.tolist()
+        assert [a.exit for a in archs] == rows.exit.tolist() and [
+            a.width for a in archs
+        ] == rows.width.tolist()
         assert [a.resolution for a in archs] == rows.resolution.tolist()
-        assert np.allclose(rows.macs, costs.macs_tp / 1e6) and np.allclose(rows.params, costs.params / 1e6)
+        assert np.allclose(rows.macs, costs.macs_tp / 1e6) and np.allclose(
+            rows.params, costs.params / 1e6
+        )
         assert rows.iteration.tolist() == archives[folder].iteration.tolist()
         assert np.allclose(rows.val_top1, 100 - archives[folder].error)
         assert (rows["last"] == rows.iteration.max()).all() and rows.search.nunique() == 1
-    assert browse.arch_of(points.iloc[0]) == browse.space_of(points.folder[0]).decode(
-        nat.genotypes([points.code[0]]))[0]
+    assert (
+        table.arch_of(points.iloc[0])
+        == table.space_of(points.folder[0]).decode(searches.genotypes([points.code[0]]))[0]
+    )
 
 
 def test_flags_are_those_of_the_objectives_that_were_searched(out, points):
     for (folder, _), rows in points.groupby(["folder", "iteration"]):
-        reference = np.array(runs.read_json(folder / "report.json")["metrics"]["reference"])
-        F = np.column_stack([100 - rows.val_top1, *(rows[name] for name in rows.objectives.iloc[0].split("+")[1:])])
+        reference = np.array(files.read_json(folder / "report.json")["metrics"]["reference"])
+        F = np.column_stack(
+            [100 - rows.val_top1, *(rows[name] for name in rows.objectives.iloc[0].split("+")[1:])]
+        )
         assert rows.front.tolist() == [not dominated(F, i) for i in range(len(F))]
         whole = hypervolume(F[rows.front], reference)
         for i in range(len(F)):
@@ -76,11 +94,17 @@ def test_flags_are_those_of_the_objectives_that_were_searched(out, points):
 
 def test_knees_are_the_subnets_that_a_search_returned(searching, tmp_path):
     params, data, lay = searching
-    nat.run_search(params, "EE_D", 1, "acc+params", 0, data, lay(tmp_path, "EE_D"))
-    points = browse.load(tmp_path)
-    last = points[(points.iteration == points["last"]) & points.front].drop_duplicates("code").set_index("code")
+    searches.run_search(params, "EE_D", 1, "acc+params", 0, data, lay(tmp_path, "EE_D"))
+    points = table.load(tmp_path)
+    last = (
+        points[(points.iteration == points["last"]) & points.front]
+        .drop_duplicates("code")
+        .set_index("code")
+    )
     told = pd.read_csv(points.folder[0] / "subnets.csv").set_index("code")
-    assert set(told.index[told.returned]) == set(last.index[last.knee > 0]) and set(told.index) <= set(last.index)
+    assert set(told.index[told.returned]) == set(last.index[last.knee > 0]) and set(
+        told.index
+    ) <= set(last.index)
     for ours, theirs in (("val_top1", "val_top1"), ("test_top1", "test_top1")):
         assert np.allclose(last[ours][told.index], told[theirs])
     assert (last.latency_from[told.index] == "measured").all()
@@ -88,7 +112,10 @@ def test_knees_are_the_subnets_that_a_search_returned(searching, tmp_path):
 
 
 def test_a_prediction_belongs_to_the_iteration_that_proposed_it(out, points):
-    assert points.predicted[points.born == 0].isna().all() and points.predicted[points.born > 0].notna().all()
+    assert (
+        points.predicted[points.born == 0].isna().all()
+        and points.predicted[points.born > 0].notna().all()
+    )
     for folder, rows in points[points.born > 0].groupby("folder"):
         told = pd.read_csv(folder / "candidates.csv").set_index(["iteration", "code"])
         for row in rows.itertuples():
@@ -110,135 +137,226 @@ def test_post_processing_is_told_of_the_last_iteration(tmp_path):
     code = pd.read_csv(folder / "subnets.csv").code[0]
     for lr, val, test in ((1e-4, 70.0, 71.0), (1e-5, 72.0, 69.0)):
         before = {k: 1.0 for k in ("val_top1", "test_top1", "params", "macs_tp", "latency_ms")}
-        runs.cell(tmp_path, "post_processing", f"digits_turned/{folder.name}/0-{lr}", {
-            "supernet": "EE_D", "phase": 4, "objectives": "acc+macs", "dataset": "digits_turned", "seed": 0,
-            "profile": "smoke", "study": "final", "subnet": 0, "code": code, "method": "std", "optimizer": "SGD",
-            "lr": lr, "weights": None}).finish({
-                "original": before, "after": {"val_top1": val, "test_top1": test}, "params": 1, "macs_tp": 1,
-                "best_epoch": 1, "n_test": 181}, seconds=0.0)
-    points = browse.load(tmp_path)
+        open_cell(
+            tmp_path,
+            "post_processing",
+            f"digits_turned/{folder.name}/0-{lr}",
+            {
+                "supernet": "EE_D",
+                "phase": 4,
+                "objectives": "acc+macs",
+                "dataset": "digits_turned",
+                "seed": 0,
+                "profile": "smoke",
+                "study": "final",
+                "subnet": 0,
+                "code": code,
+                "method": "std",
+                "optimizer": "SGD",
+                "lr": lr,
+                "weights": None,
+            },
+        ).finish(
+            {
+                "original": before,
+                "after": {"val_top1": val, "test_top1": test},
+                "params": 1,
+                "macs_tp": 1,
+                "best_epoch": 1,
+                "n_test": 181,
+            },
+            seconds=0.0,
+        )
+    points = table.load(tmp_path)
     told = points[points.post_top1.notna()]
     assert len(points) == 36 and told.code.tolist() == [code] and (told.iteration == 2).all()
-    assert told.post_top1.tolist() == [69.0]            # the setting that validation prefers
-    assert "69.00" in browse.words(told.iloc[0])["post-processed, test"]
+    assert told.post_top1.tolist() == [69.0]  # the setting that validation prefers
+    assert "69.00" in table.words(told.iloc[0])["post-processed, test"]
 
 
 def test_what_cannot_be_read_is_refused_in_a_line(tmp_path):
-    with pytest.raises(runs.Refusal, match="run notebooks 02 and 04 first"):
-        browse.load(tmp_path)
+    with pytest.raises(Refusal, match="run notebooks 02 and 04 first"):
+        table.load(tmp_path)
     folder = lay_search(tmp_path, np.random.default_rng(0))
-    for name, content in (("archive.csv", "iteration,code\n0,1 x 2\n"), ("candidates.csv", ""), ("subnets.csv", None)):
+    for name, content in (
+        ("archive.csv", "iteration,code\n0,1 x 2\n"),
+        ("candidates.csv", ""),
+        ("subnets.csv", None),
+    ):
         kept = (folder / name).read_text()
         (folder / name).write_text(content) if content is not None else (folder / name).unlink()
-        browse._archive.cache_clear()
-        with pytest.raises(runs.Refusal, match="delete it and run notebook 04 again"):
-            browse.load(tmp_path)
+        table._archive.cache_clear()
+        with pytest.raises(Refusal, match="delete it and run notebook 04 again"):
+            table.load(tmp_path)
         (folder / name).write_text(kept)
-    assert len(browse.load(tmp_path)) == 36
+    assert len(table.load(tmp_path)) == 36
 
 
-# ---------------------------------------------------------------------------------------------- choices
+# ------------------------------------------------------------------------------------------ choices
+
 
 def test_choices_pick_rows_and_an_early_end_stays(points):
-    shown = browse.select(points, Choices())
+    shown = table.select(points, Choices())
     assert (shown.iteration == shown["last"]).all() and shown.search.nunique() == 4
-    third = browse.select(points, Choices(iteration=3))
-    assert third.groupby("search").iteration.first().tolist() == shown.groupby("search").iteration.first().tolist()
-    first = browse.select(points, Choices(iteration=0, supernets=("EE_D",), objectives=("acc+macs",)))
+    third = table.select(points, Choices(iteration=3))
+    assert (
+        third.groupby("search").iteration.first().tolist()
+        == shown.groupby("search").iteration.first().tolist()
+    )
+    first = table.select(
+        points, Choices(iteration=0, supernets=("EE_D",), objectives=("acc+macs",))
+    )
     assert len(first) == 20 and set(first.iteration) == {0}
-    few = browse.select(points, Choices("digits_turned", phases=(4,), seeds=(0,), max_macs=4.0, max_params=0.3,
-                                        min_top1=40, exits=(1, 4), resolutions=(32, 40)))
-    kept = (shown.phase == 4) & (shown.macs <= 4) & (shown.params <= 0.3) & (shown.val_top1 >= 40) & (
-        shown.exit <= 4) & shown.resolution.between(32, 40)
+    few = table.select(
+        points,
+        Choices(
+            "digits_turned",
+            phases=(4,),
+            seeds=(0,),
+            max_macs=4.0,
+            max_params=0.3,
+            min_top1=40,
+            exits=(1, 4),
+            resolutions=(32, 40),
+        ),
+    )
+    kept = (
+        (shown.phase == 4)
+        & (shown.macs <= 4)
+        & (shown.params <= 0.3)
+        & (shown.val_top1 >= 40)
+        & (shown.exit <= 4)
+        & shown.resolution.between(32, 40)
+    )
     assert 0 < kept.sum() < len(shown) and few.index.tolist() == shown.index[kept].tolist()
-    assert browse.select(points, Choices(seeds=())).empty and browse.select(points, Choices("mars")).empty
+    assert (
+        table.select(points, Choices(seeds=())).empty
+        and table.select(points, Choices("mars")).empty
+    )
 
 
 def test_the_recommended_subnet_is_the_best_knee_of_the_widest_front(points):
-    assert browse.most_searched(points, "digits_turned") == "acc+macs"
-    row = browse.recommended(points, "digits_turned", "acc+macs")
-    here = browse.select(points, Choices(objectives=("acc+macs",)))
+    assert table.most_searched(points, "digits_turned") == "acc+macs"
+    row = table.recommended(points, "digits_turned", "acc+macs")
+    here = table.select(points, Choices(objectives=("acc+macs",)))
     corner = 1.01 * np.array([100 - here.val_top1.min(), here.macs.max()])
-    volume = {k: hypervolume(np.column_stack([100 - r.val_top1, r.macs]), corner) for k, r in here.groupby("search")}
+    volume = {
+        k: hypervolume(np.column_stack([100 - r.val_top1, r.macs]), corner)
+        for k, r in here.groupby("search")
+    }
     assert volume[row.search] == max(volume.values()) and row.knee > 0
     assert row.val_top1 == here.val_top1[(here.search == row.search) & (here.knee > 0)].max()
-    with pytest.raises(runs.Refusal, match="there are digits_turned acc"):
-        browse.recommended(points, "digits_turned", "acc+params")
-    with pytest.raises(runs.Refusal, match="there are some on digits_turned"):
-        browse.most_searched(points, "cifar10")
+    with pytest.raises(Refusal, match="there are digits_turned acc"):
+        table.recommended(points, "digits_turned", "acc+params")
+    with pytest.raises(Refusal, match="there are some on digits_turned"):
+        table.most_searched(points, "cifar10")
 
 
 def test_neighbours_lie_next_to_a_subnet_on_its_own_front(points):
-    rows = browse.select(points, Choices(supernets=("EE_D",)))
+    rows = table.select(points, Choices(supernets=("EE_D",)))
     for _, row in rows.iterrows():
-        below, above = browse.neighbours(points, row)
+        below, above = table.neighbours(points, row)
         line = rows[rows.front & (rows.search == row.search) & (rows.code != row.code)]
-        between = line.val_top1.between(*(end.val_top1 if end is not None else row.val_top1 for end in (below, above)),
-                                        inclusive="neither")
+        between = line.val_top1.between(
+            *(end.val_top1 if end is not None else row.val_top1 for end in (below, above)),
+            inclusive="neither",
+        )
         assert not between.any()
         assert (below is None) == (line.val_top1 > row.val_top1).all()
         assert (above is None) == (line.val_top1 <= row.val_top1).all()
 
 
-# ---------------------------------------------------------------------------------------------- static
+# ------------------------------------------------------------------------------------------- static
+
 
 def test_the_static_figure_carries_what_it_shows(points, tmp_path):
-    rows = browse.select(points, Choices(objectives=("acc+macs",)))
-    best = browse.recommended(points, "digits_turned", "acc+macs")
-    fig = browse.figure(rows, "macs", "val_top1", browse.printed("tiny_imagenet"), best)
-    report.save(fig, tmp_path, "front")
+    rows = table.select(points, Choices(objectives=("acc+macs",)))
+    best = table.recommended(points, "digits_turned", "acc+macs")
+    fig = table.figure(rows, "macs", "val_top1", table.printed("tiny_imagenet"), best)
+    style.save(fig, tmp_path, "front")
     assert len(pd.read_csv(tmp_path / "front.csv")) == len(rows) == len(fig.rows)
-    ax, = fig.axes
+    (ax,) = fig.axes
     names = ("dominated", "front", "knee", "ring", "printed")
-    drawn = {name: len(group.get_offsets()) for name, group in zip(names, ax.collections, strict=True)}
+    drawn = {
+        name: len(group.get_offsets()) for name, group in zip(names, ax.collections, strict=True)
+    }
     knees = int((rows.knee > 0).sum())
-    assert drawn == {"dominated": int((~rows.front).sum()), "front": int(rows.front.sum()) - knees, "knee": knees,
-                     "ring": 1, "printed": 2}
-    assert len(ax.lines) == 2 + 2                        # two fronts, two printed groups
-    assert ax.get_xscale() == browse.scale(rows, "macs")
+    assert drawn == {
+        "dominated": int((~rows.front).sum()),
+        "front": int(rows.front.sum()) - knees,
+        "knee": knees,
+        "ring": 1,
+        "printed": 2,
+    }
+    assert len(ax.lines) == 2 + 2  # two fronts, two printed groups
+    assert ax.get_xscale() == table.scale(rows, "macs")
     markers = {text.get_text() for text in fig.legends[0].get_texts()}
-    assert {"BASE", "EE_D", "phase 1", "phase 4", "dominated", "front", "high trade-off", "recommended"} <= markers
+    assert {
+        "BASE",
+        "EE_D",
+        "phase 1",
+        "phase 4",
+        "dominated",
+        "front",
+        "high trade-off",
+        "recommended",
+    } <= markers
 
 
 def test_printed_points_are_those_of_the_text():
-    paper = browse.printed("tiny_imagenet")
+    paper = table.printed("tiny_imagenet")
     base = paper[(paper.supernet == "BASE") & paper.macs.notna()].iloc[0]
     assert (base.top1, base.macs) == (42.0, 17.006)
-    points, lines = browse.on_axes(paper, "latency", "test_top1")
+    points, lines = table.on_axes(paper, "latency", "test_top1")
     assert sorted(points.x) == [2.825, 5.16] and sorted(lines.top1) == [43.45, 54.31]
-    points, lines = browse.on_axes(paper, "macs", "params")
+    points, lines = table.on_axes(paper, "macs", "params")
     assert points.empty and lines.empty
-    assert browse.printed("digits").empty
-    assert set(browse.printed_names()) == {"Tiny ImageNet", "CIFAR-10", "CIFAR-100"}
+    assert table.printed("digits").empty
+    assert set(table.printed_names()) == {"Tiny ImageNet", "CIFAR-10", "CIFAR-100"}
 
 
 def test_words_give_a_top1_with_its_noise_and_a_dash_where_nothing_is_known(points):
-    told = browse.words(points[points.iteration < points["last"]].iloc[0])
+    told = table.words(points[points.iteration < points["last"]].iloc[0])
     assert "&plusmn;" in told["validation top-1"] and told["test top-1"] == "\N{EN DASH}"
-    assert set(browse.words(points.iloc[-1])) == set(told)
+    assert set(table.words(points.iloc[-1])) == set(told)
     row = points[points.knee == 1].iloc[-1]
-    text = browse.side_by_side([None, row], ["less", "<chosen>"], "Two")
+    text = table.side_by_side([None, row], ["less", "<chosen>"], "Two")
     assert "less" not in text and "&lt;chosen&gt;" in text and f"{row.val_top1:.2f}" in text
-    front = browse.table(browse.select(points, Choices()))
-    assert len(front) == points[(points.iteration == points["last"])].front.sum() and (front.val_noise > 0).all()
+    front = table.table(table.select(points, Choices()))
+    assert (
+        len(front) == points[(points.iteration == points["last"])].front.sum()
+        and (front.val_noise > 0).all()
+    )
 
 
 def test_a_drawing_shows_every_block_that_is_used(points):
     for _, row in points.drop_duplicates("folder").iterrows():
-        svg, arch, space = ElementTree.fromstring(browse.drawing(row)), browse.arch_of(row), browse.space_of(row.folder)
+        svg, arch, space = (
+            ElementTree.fromstring(table.drawing(row)),
+            table.arch_of(row),
+            table.space_of(row.folder),
+        )
         written = [e.text for e in svg.iter() if e.tag == f"{SVG}text"]
-        used = [(arch.kernel[i], arch.expand[i], arch.level[i]) for s in range(arch.exit)
-                for i in range(s * space.slots, s * space.slots + arch.depth[s])]
+        used = [
+            (arch.kernel[i], arch.expand[i], arch.level[i])
+            for s in range(arch.exit)
+            for i in range(s * space.slots, s * space.slots + arch.depth[s])
+        ]
         blocks = [(k, e) for k, e, level in used if level & IRB]
-        assert [t for t in written if t[0] == "k" and t[1:].isdigit()] == [f"k{k}" for k, _ in blocks]
-        assert [t for t in written if t[0] == "e" and t[1:].isdigit()] == [f"e{e}" for _, e in blocks]
+        assert [t for t in written if t[0] == "k" and t[1:].isdigit()] == [
+            f"k{k}" for k, _ in blocks
+        ]
+        assert [t for t in written if t[0] == "e" and t[1:].isdigit()] == [
+            f"e{e}" for _, e in blocks
+        ]
         assert written.count("stem") == 1 and f"{arch.resolution} pixels" in svg.get("aria-label")
         assert sum("not computed" in t for t in written) == space.n_stages - arch.exit
-        solid = [e for e in svg.iter(f"{SVG}rect") if e.get("fill") == draw.EXIT]
+        solid = [e for e in svg.iter(f"{SVG}rect") if e.get("fill") == schematics.EXIT]
         assert len(solid) == 1
 
 
-# ---------------------------------------------------------------------------------------------- widgets
+# ------------------------------------------------------------------------------------------ widgets
+
 
 def shown_points(browser):
     return sum(x is not None for trace in browser.kinds.values() for x in trace.x)
@@ -246,15 +364,20 @@ def shown_points(browser):
 
 def test_of_many_dominated_subnets_those_on_top_of_each_other_are_drawn_once(tmp_path):
     lay_search(tmp_path, np.random.default_rng(2), archive=3000, iterations=1)
-    points = browse.load(tmp_path)
+    points = table.load(tmp_path)
     browser = Browser(points, tmp_path, "digits_turned", "acc+macs")
-    rows = browse.select(points, Choices())
+    rows = table.select(points, Choices())
     cloud, whole = browser.kinds["dominated"], rows[~rows.front]
     assert len(whole) > MANY and 100 < len(cloud.x) < len(whole) / 2
     assert f"{len(rows)} subnets shown" in browser.status.value
-    every, drawn = (np.column_stack([np.log10(x), y]) for x, y in ((whole.macs, whole.val_top1), (cloud.x, cloud.y)))
+    every, drawn = (
+        np.column_stack([np.log10(x), y])
+        for x, y in ((whole.macs, whole.val_top1), (cloud.x, cloud.y))
+    )
     cell = np.ptp(every, axis=0) / CELLS
-    assert all((np.abs(drawn - point) <= cell).all(axis=1).any() for point in every)    # a drawn one lies on each
+    assert all(
+        (np.abs(drawn - point) <= cell).all(axis=1).any() for point in every
+    )  # a drawn one lies on each
     assert len(browser.kinds["front"].x) + len(browser.kinds["knee"].x) == rows.front.sum()
 
 
@@ -266,12 +389,14 @@ def test_a_batch_run_makes_no_widget(points, tmp_path, monkeypatch):
 
 
 def test_the_browser_shows_what_is_chosen(browser, points):
-    here = browse.select(points, Choices(objectives=("acc+macs",)))
-    assert shown_points(browser) == len(here) and f"{len(here)} subnets shown" in browser.status.value
+    here = table.select(points, Choices(objectives=("acc+macs",)))
+    assert (
+        shown_points(browser) == len(here) and f"{len(here)} subnets shown" in browser.status.value
+    )
     knees = here[here.knee > 0]
     assert sorted(browser.kinds["knee"].x) == pytest.approx(sorted(knees.macs))
     symbols = {trace.marker.symbol for trace in browser.kinds.values()}
-    assert len(symbols) == 3                            # told apart without their colours
+    assert len(symbols) == 3  # told apart without their colours
     browser.limits["macs"].value = here.macs.median()
     assert shown_points(browser) == (here.macs <= browser.limits["macs"].value).sum()
     browser.limits["macs"].value = browser.limits["macs"].max
@@ -289,25 +414,31 @@ def test_the_iteration_slider_moves_the_points_and_keeps_the_axes(browser, point
     before = browser.figure.layout.xaxis.range
     chosen = browser.chosen
     browser.iteration.value = 0
-    assert shown_points(browser) == len(browse.select(points, Choices(objectives=("acc+macs",), iteration=0)))
+    assert shown_points(browser) == len(
+        table.select(points, Choices(objectives=("acc+macs",), iteration=0))
+    )
     assert browser.figure.layout.xaxis.range == before
-    assert browser.chosen.code == chosen.code            # nobody clicked
+    assert browser.chosen.code == chosen.code  # nobody clicked
 
 
 def test_walking_pinning_and_clicking(browser):
-    order = browse.ordered_front(browser.shown, "macs")
+    order = table.ordered_front(browser.shown, "macs")
     browser.place.value = 0
     seen = [browser.chosen.name]
     for _ in range(len(order) + 2):
         browser.walk.children[2].click()
         seen.append(browser.chosen.name)
-    assert list(dict.fromkeys(seen)) == order.index.tolist() and browser.place.value == len(order) - 1
+    assert (
+        list(dict.fromkeys(seen)) == order.index.tolist() and browser.place.value == len(order) - 1
+    )
     assert (browser.ring.x, browser.ring.y) == ((browser.chosen.macs,), (browser.chosen.val_top1,))
-    assert f"{browser.chosen.val_top1:.2f}" in browser.numbers.value and "<svg" in browser.drawn.value
+    assert (
+        f"{browser.chosen.val_top1:.2f}" in browser.numbers.value and "<svg" in browser.drawn.value
+    )
     pin, unpin, _ = browser.buttons.children
     for _ in range(6):
         pin.click()
-        pin.click()                                      # the same again: once
+        pin.click()  # the same again: once
         browser.walk.children[1].click()
     assert len(browser.pins) == 4 and browser.pinned.value.count("scope='col'") == 4
     assert browser.squares.text == ("A", "B", "C", "D")
@@ -315,6 +446,7 @@ def test_walking_pinning_and_clicking(browser):
     unpin.click()
     assert browser.pins == [] and browser.pinned.value == "" and browser.squares.x == (None,)
     from plotly.callbacks import Points
+
     at = len(browser.indices["dominated"]) - 1
     browser.kinds["dominated"]._dispatch_on_click(Points(point_inds=[at]), None)
     assert browser.chosen.name == browser.indices["dominated"][at]
@@ -326,28 +458,49 @@ def test_export_tells_its_result_or_its_refusal_in_one_line(browser, monkeypatch
     def from_search(cell, code, folder):
         asked.append((cell, code, folder))
         if len(asked) == 2:
-            raise runs.Refusal("no images <here>: say where")
-        return {"folder": str(folder), "files": ["subnet.json"], "checks": {"pt2": 1e-6, "onnx": None}}
+            raise Refusal("no images <here>: say where")
+        return {
+            "folder": str(folder),
+            "files": ["subnet.json"],
+            "checks": {"pt2": 1e-6, "onnx": None},
+        }
 
-    monkeypatch.setattr(export, "from_search", from_search)
+    monkeypatch.setattr(write, "from_search", from_search)
     button = browser.buttons.children[2]
     button.click()
-    assert "subnet.json" in browser.said.value and "1.0e-06" in browser.said.value and "onnx" not in browser.said.value
+    assert (
+        "subnet.json" in browser.said.value
+        and "1.0e-06" in browser.said.value
+        and "onnx" not in browser.said.value
+    )
     button.click()
     assert "Not exported: no images &lt;here&gt;" in browser.said.value
     (cell, code, folder), again = asked
-    assert (cell, code) == (browser.chosen.folder, browser.chosen.code) and folder.parent == tmp_path / "export"
+    assert (cell, code) == (
+        browser.chosen.folder,
+        browser.chosen.code,
+    ) and folder.parent == tmp_path / "export"
     assert again[2] == folder and browser.chosen.folder.name in folder.name
 
 
 def test_every_control_has_a_name(browser):
-    controls = [browser.dataset, *browser.of.values(), browser.x, browser.y, *browser.limits.values(), browser.paper,
-                browser.iteration, browser.place, *browser.buttons.children, *browser.walk.children]
+    controls = [
+        browser.dataset,
+        *browser.of.values(),
+        browser.x,
+        browser.y,
+        *browser.limits.values(),
+        browser.paper,
+        browser.iteration,
+        browser.place,
+        *browser.buttons.children,
+        *browser.walk.children,
+    ]
     assert all(control.description for control in controls)
 
 
 def test_the_browser_runs_after_every_search_and_post_processing():
-    jobs = {job.id: job for job in plan.jobs("smoke")}
+    jobs = {job.id: job for job in plan_jobs("smoke")}
     parts = {name for name in jobs if name.startswith(("04_natv2_phases-", "05_post_processing-"))}
     assert parts and parts <= set(jobs["06_pareto_browser"].needs)
     assert "06_pareto_browser" in jobs["07_thesis_report"].needs

@@ -5,14 +5,18 @@ import pytest
 
 from nat_lib.arch import NETWORKS, Choices, Space
 from nat_lib.cost import CHUNK, METRICS, count, layers
-from nat_lib.runs import Refusal
+from nat_lib.errors import Refusal
 
 NARROW = {True: ["EE_B", "EE_D"], False: ["BASE", "SE_B", "SE_D"]}
 PARALLEL = {True: ["EE_P", "EE_DP"], False: ["SE_P", "SE_DP"]}
-MAX, K5E4D3, MIN = {}, {"kernel": 5, "expand": 4, "depth": 3}, {"kernel": 3, "expand": 3, "depth": 2}
+MAX, K5E4D3, MIN = (
+    {},
+    {"kernel": 5, "expand": 4, "depth": 3},
+    {"kernel": 3, "expand": 3, "depth": 2},
+)
 
-# names, resolution, values, exits -> params, macs, macs_tp at 200 classes. The two values of macs_tp that the thesis'
-# author printed are 50,910,976 and 55,805,824.
+# names, resolution, values, exits -> params, macs, macs_tp at 200 classes. The two values of
+# macs_tp that the thesis' author printed are 50,910,976 and 55,805,824.
 WIDTH_1_0 = [
     (NARROW[False], 64, MAX, None, (6_639_960, 49_798_016, 50_910_976)),
     (PARALLEL[False], 64, MAX, None, (6_850_040, 52_616_064, 53_858_048)),
@@ -31,15 +35,78 @@ WIDTH_1_0 = [
 ]
 # Likewise at width 1.2, then the same with the author's tails.
 WIDTH_1_2 = [
-    (NARROW[False], 64, MAX, None, (9_472_032, 73_990_080, 75_425_472), (10_354_928, 75_006_144, 76_444_392)),
-    (PARALLEL[False], 64, MAX, None, (9_776_472, 78_355_392, 79_952_576), (10_659_368, 79_371_456, 80_971_496)),
-    (NARROW[True], 64, MAX, "all", (11_612_336, 80_910_720, 82_532_336), (13_317_136, 83_878_208, 85_550_872)),
-    (PARALLEL[True], 64, MAX, "all", (11_916_776, 85_276_032, 87_059_440), (13_621_576, 88_243_520, 90_077_976)),
-    (NARROW[True], 64, {"exit": 1}, None, (178_344, 26_191_040, 26_894_680), (224_344, 26_693_888, 27_427_224)),
-    (NARROW[True], 64, {"exit": 2}, None, (585_744, 36_659_712, 37_571_264), (653_568, 36_896_768, 37_816_072)),
-    (NARROW[True], 64, {"exit": 3}, None, (1_517_232, 45_284_352, 46_340_960), (1_749_200, 45_677_376, 46_738_280)),
-    (NARROW[True], 64, {"exit": 4}, None, (4_205_792, 62_989_312, 64_320_552), (4_681_904, 63_807_808, 65_145_496)),
-    (NARROW[False], 48, MIN, None, (3_372_856, 12_092_616, 12_382_104), (4_255_752, 13_108_680, 13_401_024)),
+    (
+        NARROW[False],
+        64,
+        MAX,
+        None,
+        (9_472_032, 73_990_080, 75_425_472),
+        (10_354_928, 75_006_144, 76_444_392),
+    ),
+    (
+        PARALLEL[False],
+        64,
+        MAX,
+        None,
+        (9_776_472, 78_355_392, 79_952_576),
+        (10_659_368, 79_371_456, 80_971_496),
+    ),
+    (
+        NARROW[True],
+        64,
+        MAX,
+        "all",
+        (11_612_336, 80_910_720, 82_532_336),
+        (13_317_136, 83_878_208, 85_550_872),
+    ),
+    (
+        PARALLEL[True],
+        64,
+        MAX,
+        "all",
+        (11_916_776, 85_276_032, 87_059_440),
+        (13_621_576, 88_243_520, 90_077_976),
+    ),
+    (
+        NARROW[True],
+        64,
+        {"exit": 1},
+        None,
+        (178_344, 26_191_040, 26_894_680),
+        (224_344, 26_693_888, 27_427_224),
+    ),
+    (
+        NARROW[True],
+        64,
+        {"exit": 2},
+        None,
+        (585_744, 36_659_712, 37_571_264),
+        (653_568, 36_896_768, 37_816_072),
+    ),
+    (
+        NARROW[True],
+        64,
+        {"exit": 3},
+        None,
+        (1_517_232, 45_284_352, 46_340_960),
+        (1_749_200, 45_677_376, 46_738_280),
+    ),
+    (
+        NARROW[True],
+        64,
+        {"exit": 4},
+        None,
+        (4_205_792, 62_989_312, 64_320_552),
+        (4_681_904, 63_807_808, 65_145_496),
+    ),
+    (
+        NARROW[False],
+        48,
+        MIN,
+        None,
+        (3_372_856, 12_092_616, 12_382_104),
+        (4_255_752, 13_108_680, 13_401_024),
+    ),
     (
         PARALLEL[False],
         48,
@@ -48,7 +115,14 @@ WIDTH_1_2 = [
         (2_350_544, 4_220_160, 4_313_760),
         (3_233_440, 5_236_224, 5_332_680),
     ),
-    (NARROW[True], 48, {**MIN, "exit": 1}, None, (107_488, 4_157_248, 4_354_456), (153_488, 4_459_392, 4_673_528)),
+    (
+        NARROW[True],
+        48,
+        {**MIN, "exit": 1},
+        None,
+        (107_488, 4_157_248, 4_354_456),
+        (153_488, 4_459_392, 4_673_528),
+    ),
     (
         PARALLEL[True],
         48,
@@ -59,7 +133,9 @@ WIDTH_1_2 = [
     ),
 ]
 GOLDEN = [(n, "once", 1.0, r, v, x, c) for names, r, v, x, c in WIDTH_1_0 for n in names]
-GOLDEN += [(n, "twice", 1.0, r, v, x, c) for names, r, v, x, c in WIDTH_1_0 for n in names]  # makes no difference
+GOLDEN += [
+    (n, "twice", 1.0, r, v, x, c) for names, r, v, x, c in WIDTH_1_0 for n in names
+]  # makes no difference
 GOLDEN += [(n, "once", 1.2, r, v, x, c) for names, r, v, x, c, _ in WIDTH_1_2 for n in names]
 # The author's baseline has ordinary tails; only his staged networks have the wider ones.
 GOLDEN += [
@@ -74,7 +150,9 @@ def rng():
     return np.random.default_rng(19580801)
 
 
-@pytest.mark.parametrize(("name", "tails", "width", "resolution", "values", "exits", "expected"), GOLDEN)
+@pytest.mark.parametrize(
+    ("name", "tails", "width", "resolution", "values", "exits", "expected"), GOLDEN
+)
 def test_golden_numbers(name, tails, width, resolution, values, exits, expected):
     space = Space(name, tail_scaling=tails)
     arch = space.arch(resolution=resolution, width=width, **values)
@@ -120,8 +198,12 @@ def test_several_exits_cost_the_trunk_once(rng):
     both, last = count(archs, space, exits=(1, 3)), alone[2]
     assert (both > last).all().all() and (both < last + alone[0]).all().all()
     tail = (both - last).nunique()
-    assert tail["params"] == 2 and tail["macs"] <= 10  # of width, and of width and resolution, alone
-    assert (count(archs, space, exits=(1, 2, 3)) - count(archs, space, exits=(2, 3))).equals(both - last)
+    assert (
+        tail["params"] == 2 and tail["macs"] <= 10
+    )  # of width, and of width and resolution, alone
+    assert (count(archs, space, exits=(1, 2, 3)) - count(archs, space, exits=(2, 3))).equals(
+        both - last
+    )
     single = Space("SE_P")
     assert count([single.largest], single, exits="all").equals(count([single.largest], single))
 
@@ -130,7 +212,9 @@ def test_several_exits_cost_the_trunk_once(rng):
 def test_macs_grow_with_every_choice(name, rng):
     space = Space(name)
     for arch in space.sample(20, rng, by="architecture"):
-        arch = replace(arch, level=tuple(v | 4 for v in arch.level))  # kernel and expand matter everywhere
+        arch = replace(
+            arch, level=tuple(v | 4 for v in arch.level)
+        )  # kernel and expand matter everywhere
         grown = []
         for field in ("kernel", "expand", "depth", "level"):
             legal = sorted(getattr(space, f"{field}s"))
@@ -140,13 +224,16 @@ def test_macs_grow_with_every_choice(name, rng):
                 used = field == "depth" or i % 4 < arch.depth[i // 4]
                 larger = [u for u in legal if u > v and (field != "level" or u & v == v)]
                 if used and larger:
-                    grown.append(replace(arch, **{field: (*values[:i], larger[0], *values[i + 1 :])}))
+                    grown.append(
+                        replace(arch, **{field: (*values[:i], larger[0], *values[i + 1 :])})
+                    )
         if arch.resolution < 64:
             grown.append(replace(arch, resolution=arch.resolution + 4))
         if arch.width < 1.2:
             grown.append(replace(arch, width=1.2))
         costs = count([arch, *grown], space)
-        # The transformation branch of levels 2-4 is BN and activation alone: no MAC, but other operations.
+        # The transformation branch of levels 2-4 is BN and activation alone: no MAC, but other
+        # operations.
         growing = "macs_tp" if space.parallel else "macs"
         assert (costs[growing][1:] > costs[growing][0]).all()
         assert (costs[1:] >= costs.loc[0]).all().all()
@@ -159,11 +246,17 @@ def test_exits_grow_in_cost():
 
 
 def test_transformation_branch_by_hand():
-    """Max-pooling is free, a biased 1x1 convolution matches the channels, then BN and activation."""
+    """Max-pooling is free, a biased 1x1 convolution matches the channels, then BN and
+    activation."""
     space = Space("SE_P", resolutions=(52,), widths=(1.0,), base_channels=(16, 24))
     rows = layers(space.arch(depth=2, level=1), space, n_classes=10)
     first, second = (row for _, row in rows[rows.block > 0].iterrows())
-    assert (first["size"], first.stride, first.params, first.macs) == (13, 2, 16 * 24 + 24 + 2 * 24, 16 * 24 * 169)
+    assert (first["size"], first.stride, first.params, first.macs) == (
+        13,
+        2,
+        16 * 24 + 24 + 2 * 24,
+        16 * 24 * 169,
+    )
     assert first.macs_tp - first.macs == 24 * 169  # BN; ReLU is free in this stage
     assert (second.kernel, second.params, second.macs, second.macs_tp) == (0, 48, 0, 24 * 169)
 
@@ -182,7 +275,11 @@ def test_gate_and_pooling_by_hand():
 
 def test_sides_of_the_feature_maps():
     space = Space("BASE")
-    for resolution, sides in ((48, [24, 12, 6, 3, 3, 2]), (52, [26, 13, 7, 4, 4, 2]), (60, [30, 15, 8, 4, 4, 2])):
+    for resolution, sides in (
+        (48, [24, 12, 6, 3, 3, 2]),
+        (52, [26, 13, 7, 4, 4, 2]),
+        (60, [30, 15, 8, 4, 4, 2]),
+    ):
         rows = layers(space.arch(resolution=resolution), space)
         blocks = rows[(rows.block > 0) | (rows.stage == 0)]
         assert blocks.groupby("stage")["size"].last().tolist() == sides
@@ -192,7 +289,10 @@ def test_any_resolution_and_a_small_space():
     space = Space("EE_DP", resolutions=(16,), widths=(1.0,), base_channels=(8, 8, 16))
     costs = count([space.arch(resolution=r) for r in (7, 16, 32)], space, n_classes=10)
     assert costs.params.nunique() == 1 and costs.macs.is_monotonic_increasing
-    assert count([], space).shape == (0, 3) and count(np.empty((0, space.n_var)), space).shape == (0, 3)
+    assert count([], space).shape == (0, 3) and count(np.empty((0, space.n_var)), space).shape == (
+        0,
+        3,
+    )
 
 
 def test_kernels_of_a_grid_cost_their_squares():
@@ -216,4 +316,6 @@ def test_illegal_subnets_are_refused():
     with pytest.raises(Refusal, match="repair"):
         count(np.array([[0, 0, 4, *[1, 1, 0, 1] * 5]]), space)
     with pytest.raises(Refusal, match=r"depth\[1\] = 0"):
-        count([space.smallest.canonical()], space, exits="all")  # says nothing about the stages behind exit 1
+        count(
+            [space.smallest.canonical()], space, exits="all"
+        )  # says nothing about the stages behind exit 1

@@ -24,9 +24,20 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as V
 
-from nat_lib import augment, data, formats
-from nat_lib.data import CIFAR, DATASETS, PLAIN, Transform, load, resolution_of, split_rows
-from nat_lib.runs import Refusal
+from nat_lib.data import augment, readers
+from nat_lib.data.batches import (
+    AEP,
+    BATCH,
+    CIFAR,
+    DATASETS,
+    ORDER,
+    PLAIN,
+    Transform,
+    load,
+    resolution_of,
+    split_rows,
+)
+from nat_lib.errors import Refusal
 
 PARTS = ("train", "val", "test")
 SIZES = (48, 52, 56, 60, 64)
@@ -78,23 +89,32 @@ def levels(x, d):
 
 
 def same(a, b):
-    return len(a) == len(b) and all(torch.equal(p, q) and torch.equal(u, v)
-                                    for (p, u), (q, v) in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        torch.equal(p, q) and torch.equal(u, v) for (p, u), (q, v) in zip(a, b, strict=True)
+    )
 
 
-# ---------------------------------------------------------------------------------------------- archives in miniature
-# Each builder writes what the original archive unpacks to, two images per class and part, and returns the class count.
+# ---------------------------------------------------------------------------- archives in miniature
+# Each builder writes what the original archive unpacks to, two images per class and part, and
+# returns the class count.
+
 
 def cifar(root, monkeypatch, dataset, classes, key, names):
     home = root / dataset.base_folder
     home.mkdir(parents=True)
     labels = [*range(classes), *range(classes)]
-    files = [(f, "train") for f, _ in dataset.train_list] + [(f, "test") for f, _ in dataset.test_list]
+    files = [(f, "train") for f, _ in dataset.train_list] + [
+        (f, "test") for f, _ in dataset.test_list
+    ]
     for file, part in files:
-        pixels = np.array([colour(c, part) for c in labels], np.uint8)          # red, then green, then blue plane
+        pixels = np.array(
+            [colour(c, part) for c in labels], np.uint8
+        )  # red, then green, then blue plane
         entry = {"data": np.repeat(pixels, 1024, axis=1), key: labels}
         (home / file).write_bytes(pickle.dumps(entry))
-    (home / dataset.meta["filename"]).write_bytes(pickle.dumps({names: [f"class {c}" for c in range(classes)]}))
+    (home / dataset.meta["filename"]).write_bytes(
+        pickle.dumps({names: [f"class {c}" for c in range(classes)]})
+    )
     monkeypatch.setattr(dataset, "train_list", [[f, None] for f, _ in dataset.train_list])
     monkeypatch.setattr(dataset, "test_list", [[f, None] for f, _ in dataset.test_list])
     monkeypatch.setattr(dataset, "meta", dataset.meta | {"md5": None})
@@ -130,8 +150,12 @@ def fashion_mnist(root, monkeypatch):
     labels = np.array([*range(10)] * 2, np.uint8)
     for part, prefix in (("train", "train"), ("test", "t10k")):
         pixels = np.repeat(np.array([colour(int(c), part)[0] for c in labels], np.uint8), 28 * 28)
-        (home / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 20, 28, 28) + pixels.tobytes())
-        (home / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 20) + labels.tobytes())
+        (home / f"{prefix}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 2051, 20, 28, 28) + pixels.tobytes()
+        )
+        (home / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">II", 2049, 20) + labels.tobytes()
+        )
     return 10
 
 
@@ -150,8 +174,10 @@ def food101(root, monkeypatch):
 def cars(root, monkeypatch):
     home = root / "stanford_cars"
     (home / "devkit").mkdir(parents=True)
-    for part, file in (("train", home / "devkit" / "cars_train_annos.mat"),
-                       ("test", home / "cars_test_annos_withlabels.mat")):
+    for part, file in (
+        ("train", home / "devkit" / "cars_train_annos.mat"),
+        ("test", home / "cars_test_annos_withlabels.mat"),
+    ):
         rows = np.zeros(8, [("class", object), ("fname", object)])
         for i in range(8):
             rows[i] = (i % 4 + 1, f"{i:05d}.jpg")
@@ -206,11 +232,16 @@ def flowers102(root, monkeypatch):
     labels = np.tile(np.arange(1, 103), 3)
     numbers = np.arange(1, 307).reshape(3, 102)
     scipy.io.savemat(home / "imagelabels.mat", {"labels": labels[None]})
-    scipy.io.savemat(home / "setid.mat", {key: numbers[i][None] for i, key in enumerate(("trnid", "valid", "tstid"))})
+    scipy.io.savemat(
+        home / "setid.mat",
+        {key: numbers[i][None] for i, key in enumerate(("trnid", "valid", "tstid"))},
+    )
     for i, label in enumerate(labels - 1):
         paint(home / "jpg" / f"image_{i + 1:05d}.jpg", int(label), PARTS[i // 102], (10, 12))
     files = tv.Flowers102._file_dict
-    monkeypatch.setattr(tv.Flowers102, "_file_dict", {key: (name, None) for key, (name, _) in files.items()})
+    monkeypatch.setattr(
+        tv.Flowers102, "_file_dict", {key: (name, None) for key, (name, _) in files.items()}
+    )
     return 102
 
 
@@ -225,8 +256,18 @@ def gtsrb(root, monkeypatch):
     home = root / "gtsrb"
     for label in range(43):
         for i in range(2):
-            paint(home / "GTSRB/Training" / f"{label:05d}" / f"{i:05d}.ppm", label, "train", (15 + label, 18))
-            paint(home / "GTSRB/Final_Test/Images" / f"{2 * label + i:05d}.ppm", label, "test", (18, 15 + label))
+            paint(
+                home / "GTSRB/Training" / f"{label:05d}" / f"{i:05d}.ppm",
+                label,
+                "train",
+                (15 + label, 18),
+            )
+            paint(
+                home / "GTSRB/Final_Test/Images" / f"{2 * label + i:05d}.ppm",
+                label,
+                "test",
+                (18, 15 + label),
+            )
     with open(home / "GT-final_test.csv", "w", newline="") as file:
         rows = csv.writer(file, delimiter=";")
         rows.writerows([("Filename", "ClassId")] + [(f"{i:05d}.ppm", i // 2) for i in range(86)])
@@ -257,8 +298,22 @@ def cinic10(root, monkeypatch):
     return 3
 
 
-ARCHIVES = (cifar10, cifar100, cinic10, stl10, food101, cars, aircraft, dtd, pets, flowers102, eurosat, fashion_mnist,
-            gtsrb, tiny_imagenet)
+ARCHIVES = (
+    cifar10,
+    cifar100,
+    cinic10,
+    stl10,
+    food101,
+    cars,
+    aircraft,
+    dtd,
+    pets,
+    flowers102,
+    eurosat,
+    fashion_mnist,
+    gtsrb,
+    tiny_imagenet,
+)
 
 
 @pytest.mark.parametrize("build", ARCHIVES, ids=lambda f: f.__name__)
@@ -272,26 +327,41 @@ def test_every_format_is_parsed_and_gives_batches(build, root, cache, monkeypatc
     split_off = ("train", "val") if name == "flowers102" else ("train",)
     official = {"test"} if not official else set(PARTS)
     official -= {"test"} if name == "eurosat" else set()
-    for part, rows in d.rows.items():       # every pixel belongs to its label, every image to its part
+    for part, rows in d.rows.items():  # every pixel belongs to its label, every image to its part
         source = (part,) if part in official else split_off
         for row in rows:
             shown = d.store.image(row).float().mean((1, 2))
-            wanted = torch.tensor([colour(int(d.store.labels[row]), p) for p in source], dtype=torch.float32)
+            wanted = torch.tensor(
+                [colour(int(d.store.labels[row]), p) for p in source], dtype=torch.float32
+            )
             channels = 1 if name == "fashion_mnist" else 3
             assert (shown - wanted)[:, :channels].abs().amax(1).min() < 4, (part, shown, wanted)
 
-    batches = list(d.train_batches(0, 8, (16, 24), seed=1)) + list(d.eval_batches("val", 16, 8)) \
+    batches = (
+        list(d.train_batches(0, 8, (16, 24), seed=1))
+        + list(d.eval_batches("val", 16, 8))
         + list(d.test_batches(16, 8, "a test of the format"))
+    )
     for x, y in batches:
-        assert x.shape == (len(y), 3, x.shape[2], x.shape[2]) and x.dtype == torch.float32 and y.dtype == torch.int64
+        assert (
+            x.shape == (len(y), 3, x.shape[2], x.shape[2])
+            and x.dtype == torch.float32
+            and y.dtype == torch.int64
+        )
         assert x.is_contiguous(memory_format=torch.channels_last) and x.isfinite().all()
-    assert sum(len(y) for _, y in d.train_batches(0, 8, (16,))) == len(d.train) == d.describe().images[0]
+    assert (
+        sum(len(y) for _, y in d.train_batches(0, 8, (16,)))
+        == len(d.train)
+        == d.describe().images[0]
+    )
     assert sum(map(len, d.calibration_batches(16))) == min(5, len(d.train))
 
 
 def test_archives_are_unpacked_when_their_checksum_is_right(root, cache, monkeypatch):
-    for build, file, home in ((cinic10, "CINIC-10.tar.gz", "CINIC-10"),
-                              (tiny_imagenet, "tiny-imagenet-200.zip", "tiny-imagenet-200")):
+    for build, file, home in (
+        (cinic10, "CINIC-10.tar.gz", "CINIC-10"),
+        (tiny_imagenet, "tiny-imagenet-200.zip", "tiny-imagenet-200"),
+    ):
         name = build.__name__
         build(root, monkeypatch)
         if file.endswith(".zip"):
@@ -299,7 +369,9 @@ def test_archives_are_unpacked_when_their_checksum_is_right(root, cache, monkeyp
                 for path in (root / home).rglob("*"):
                     archive.write(path, path.relative_to(root))
         else:
-            with tarfile.open(root / file, "w:gz") as archive:      # CINIC-10's has no folder of its own
+            with tarfile.open(
+                root / file, "w:gz"
+            ) as archive:  # CINIC-10's has no folder of its own
                 for path in (root / home).iterdir():
                     archive.add(path, path.name)
         shutil.rmtree(root / home)
@@ -308,24 +380,32 @@ def test_archives_are_unpacked_when_their_checksum_is_right(root, cache, monkeyp
         archive = DATASETS[name].archive._replace(md5=tv.utils.calculate_md5(root / file))
         monkeypatch.setitem(DATASETS, name, DATASETS[name]._replace(archive=archive))
         assert load(name, root, cache=cache).n_classes == 3
-        assert load(name, root / home, cache=cache).n_classes == 3      # the folder itself is a root, too
+        assert (
+            load(name, root / home, cache=cache).n_classes == 3
+        )  # the folder itself is a root, too
 
 
 def test_turned_digits_are_the_odd_ones_inverted_and_turned_by_a_quarter(cache):
     plain, turned = (load(name, cache=cache) for name in ("digits", "digits_turned"))
     assert turned.classes == ("1", "3", "5", "7", "9")
-    assert turned.describe().images.tolist() == [617, 108, 181] and turned.describe().available.sum() == 906
+    assert (
+        turned.describe().images.tolist() == [617, 108, 181]
+        and turned.describe().available.sum() == 906
+    )
     odd = np.flatnonzero(plain.store.labels % 2)
-    assert turned.store.labels.tolist() == [turned.classes.index(str(c)) for c in plain.store.labels[odd]]
+    assert turned.store.labels.tolist() == [
+        turned.classes.index(str(c)) for c in plain.store.labels[odd]
+    ]
     for row, original in enumerate(odd):
-        image = plain.store.image(original).numpy()                         # (3, H, W)
+        image = plain.store.image(original).numpy()  # (3, H, W)
         assert (turned.store.image(row).numpy() == 255 - np.rot90(image, axes=(1, 2))).all()
     x, y = next(turned.eval_batches("val", 16, 8))
     assert x.shape == (8, 3, 16, 16) and y.tolist() == turned.val.labels[:8].tolist()
-    assert plain.home.parent != turned.home.parent      # neither splits nor logs are shared
+    assert plain.home.parent != turned.home.parent  # neither splits nor logs are shared
 
 
-# ---------------------------------------------------------------------------------------------- splits
+# ------------------------------------------------------------------------------------------- splits
+
 
 @pytest.mark.parametrize("name", [n for n, what in DATASETS.items() if what.official])
 def test_splits_have_the_sizes_of_the_thesis(name):
@@ -336,22 +416,35 @@ def test_splits_have_the_sizes_of_the_thesis(name):
     sizes |= {} if what.test else {"test": test}
     rows = split_rows(sizes, what.valid, what.test, 2147483647)
     assert tuple(len(rows[part]) for part in PARTS) == what.official
-    assert np.array_equal(np.sort(np.concatenate(list(rows.values()))), np.arange(train + val + test))
+    assert np.array_equal(
+        np.sort(np.concatenate(list(rows.values()))), np.arange(train + val + test)
+    )
 
 
 def test_validation_is_the_head_of_once_for_alls_permutation():
     rows = split_rows({"train": 100000, "test": 10000}, 0.15, None, 2147483647)
     order = torch.randperm(100000, generator=torch.Generator().manual_seed(2147483647))
-    assert rows["val"].tolist() == order[:15000].tolist() and rows["train"].tolist() == order[15000:].tolist()
+    assert (
+        rows["val"].tolist() == order[:15000].tolist()
+        and rows["train"].tolist() == order[15000:].tolist()
+    )
 
 
 def test_thinned_splits_are_nested_and_reported(cache):
-    small, large, full = (load("digits", cache=cache, train_images=n, val_images=n, test_images=n)
-                          for n in (20, 50, None))
+    small, large, full = (
+        load("digits", cache=cache, train_images=n, val_images=n, test_images=n)
+        for n in (20, 50, None)
+    )
     for part in PARTS:
-        assert small.rows[part].tolist() == large.rows[part][:20].tolist() == full.rows[part][:20].tolist()
+        assert (
+            small.rows[part].tolist()
+            == large.rows[part][:20].tolist()
+            == full.rows[part][:20].tolist()
+        )
     assert small.describe().images.tolist() == [20, 20, 20]
-    assert small.describe().available.tolist() == full.describe().images.tolist() == [1223, 215, 359]
+    assert (
+        small.describe().available.tolist() == full.describe().images.tolist() == [1223, 215, 359]
+    )
 
 
 def test_other_seeds_split_differently_and_statistics_are_recorded(cache):
@@ -367,8 +460,12 @@ def test_a_named_data_set_may_lie_as_class_folders_and_keeps_its_own_rules(root,
         folder_of_photos(root / "cifar10" / part, rng, n=n, sizes=((32, 32),))
     data = load("cifar10", root, cache=cache)
     assert data.name == "cifar10" and data.classes == ("ant", "bee", "cat")
-    assert {part: len(rows) for part, rows in data.rows.items()} == {"train": 81, "val": 9, "test": 12}
-    assert data.spec.extra == "AA" and data.mean == CIFAR[0]       # the table's, not those of "folder"
+    assert {part: len(rows) for part, rows in data.rows.items()} == {
+        "train": 81,
+        "val": 9,
+        "test": 12,
+    }
+    assert data.spec.extra == "AA" and data.mean == CIFAR[0]  # the table's, not those of "folder"
 
 
 def test_folder_keeps_the_parts_it_has(root, cache, rng):
@@ -385,12 +482,12 @@ def test_folder_keeps_the_parts_it_has(root, cache, rng):
 def test_aep_protocol_has_its_own_split_and_no_augmentation(root, cache, monkeypatch):
     tiny_imagenet(root, monkeypatch)
     d = load("tiny_imagenet", root, cache=cache, protocol="aep", valid=0.25)
-    assert d.spec == PLAIN and data.AEP["tiny_imagenet"]["valid"] == 0.1
+    assert d.spec == PLAIN and AEP["tiny_imagenet"]["valid"] == 0.1
     order = torch.randperm(24, generator=torch.Generator().manual_seed(420))
     assert d.rows["val"].tolist() == order[:6].tolist()
     trained = torch.cat([x for x, _ in d.train_batches(0, 8, (24,))])
     plain = torch.cat([x for x, _ in d.eval_batches("train", 24, 8)])
-    order = np.random.default_rng((data.ORDER, 0, 0)).permutation(len(plain))
+    order = np.random.default_rng((ORDER, 0, 0)).permutation(len(plain))
     torch.testing.assert_close(trained, plain[order])
 
 
@@ -402,7 +499,8 @@ def test_grey_images_come_as_one_channel_on_request(root, cache, monkeypatch):
     torch.testing.assert_close(x, next(three.eval_batches("val", 32, 3))[0][:, :1])
 
 
-# ---------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
+
 
 def test_resolutions_follow_the_published_law():
     for step, epoch in ((0, 0), (12, 7), (3, 119)):
@@ -414,11 +512,11 @@ def test_resolutions_follow_the_published_law():
 
 def test_drawing_resolutions_leaves_the_global_generators_alone(cache):
     d = load("digits", cache=cache, train_images=50)
-    random.seed(3), torch.manual_seed(3), np.random.seed(3)         # noqa: NPY002
-    wanted = random.random(), torch.rand(1), np.random.rand()       # noqa: NPY002
-    random.seed(3), torch.manual_seed(3), np.random.seed(3)         # noqa: NPY002
+    random.seed(3), torch.manual_seed(3), np.random.seed(3)  # noqa: NPY002
+    wanted = random.random(), torch.rand(1), np.random.rand()  # noqa: NPY002
+    random.seed(3), torch.manual_seed(3), np.random.seed(3)  # noqa: NPY002
     list(d.train_batches(0, 20, (16, 20), workers=2)), d.calibration_batches(16)
-    assert wanted == (random.random(), torch.rand(1), np.random.rand())     # noqa: NPY002
+    assert wanted == (random.random(), torch.rand(1), np.random.rand())  # noqa: NPY002
 
 
 @pytest.mark.parametrize("extra", [None, "AA", "RA", "affine"])
@@ -427,7 +525,7 @@ def test_batches_depend_on_seed_epoch_and_step_only(extra, root, cache, rng):
     d = load("folder", root, cache=cache, transform=Transform(0.5, extra=extra))
     runs = [list(d.train_batches(3, 7, (16, 20, 24), seed=5, workers=n)) for n in (0, 1, 4)]
     assert same(runs[0], runs[1]) and same(runs[0], runs[2])
-    for epoch in range(4):                  # epoch 3 after 0..2, and by another object on another thread count
+    for epoch in range(4):  # epoch 3 after 0..2, and by another object on another thread count
         after = list(d.train_batches(epoch, 7, (16, 20, 24), seed=5))
     assert same(runs[0], after)
     threads = torch.get_num_threads()
@@ -451,8 +549,13 @@ def test_calibration_is_fixed_and_drawn_from_training_images(cache):
     d = load("digits", cache=cache, train_images=90, calibration_images=25, transform=PLAIN)
     x = torch.cat(d.calibration_batches(16))
     chosen = torch.randperm(90, generator=torch.Generator().manual_seed(937162211))[:25]
-    torch.testing.assert_close(x, torch.cat([b for b, _ in d.eval_batches("train", 16, 50)])[chosen])
-    moving = [load("digits", cache=cache, calibration_images=250).calibration_batches(20) for _ in range(2)]
+    torch.testing.assert_close(
+        x, torch.cat([b for b, _ in d.eval_batches("train", 16, 50)])[chosen]
+    )
+    moving = [
+        load("digits", cache=cache, calibration_images=250).calibration_batches(20)
+        for _ in range(2)
+    ]
     assert [len(b) for b in moving[0]] == [100, 100, 50]
     assert all(torch.equal(a, b) for a, b in zip(*moving, strict=True))
 
@@ -465,11 +568,14 @@ def test_each_use_of_the_test_split_is_logged(cache):
     for why in ("final table", "front of the search"):
         assert sum(len(y) for _, y in d.test_batches(16, 100, why)) == 359
     lines = (cache / "digits" / "test_uses.log").read_text().splitlines()
-    assert [line.split("\t")[1:] for line in lines] == [["359 images", "16 px", "final table"],
-                                                        ["359 images", "16 px", "front of the search"]]
+    assert [line.split("\t")[1:] for line in lines] == [
+        ["359 images", "16 px", "final table"],
+        ["359 images", "16 px", "front of the search"],
+    ]
 
 
-# ---------------------------------------------------------------------------------------------- transforms
+# --------------------------------------------------------------------------------------- transforms
+
 
 def test_a_training_batch_is_torchvisions_crop_flip_and_resize(root, cache, rng):
     folder_of_photos(root, rng, sizes=((40, 50), (61, 33), (48, 48)))
@@ -477,9 +583,13 @@ def test_a_training_batch_is_torchvisions_crop_flip_and_resize(root, cache, rng)
     d = load("folder", root, cache=cache, transform=spec)
     for step, (x, y) in enumerate(d.train_batches(1, 8, (24, 48, 64), seed=2)):
         size, n = x.shape[2], len(y)
-        order = np.random.default_rng((data.ORDER, 2, 1)).permutation(len(d.train))[8 * step:8 * step + 8]
-        draw = np.random.default_rng((data.BATCH, 2, 1, step))
-        boxes = augment.random_boxes(d.store.original[d.rows["train"][order]], spec.scale, spec.ratio, draw)
+        order = np.random.default_rng((ORDER, 2, 1)).permutation(len(d.train))[
+            8 * step : 8 * step + 8
+        ]
+        draw = np.random.default_rng((BATCH, 2, 1, step))
+        boxes = augment.random_boxes(
+            d.store.original[d.rows["train"][order]], spec.scale, spec.ratio, draw
+        )
         flips = draw.random(n) < 0.5
         for i, (top, left, height, width) in enumerate(zip(*boxes, strict=True)):
             image = torch.from_numpy(d.train[order[i]].copy()).permute(2, 0, 1)
@@ -489,10 +599,22 @@ def test_a_training_batch_is_torchvisions_crop_flip_and_resize(root, cache, rng)
             assert y[i] == d.train.labels[order[i]]
 
 
-@pytest.mark.parametrize("mode, reference", [
-    ("CC", lambda r: v2.Compose([v2.Resize(math.ceil(r / 0.875), antialias=True), v2.CenterCrop(r)])),
-    ("square_bilinear", lambda r: v2.Resize([r, r], antialias=True)),
-    ("square_bicubic", lambda r: v2.Resize([r, r], v2.InterpolationMode.BICUBIC, antialias=True))])
+@pytest.mark.parametrize(
+    "mode, reference",
+    [
+        (
+            "CC",
+            lambda r: v2.Compose(
+                [v2.Resize(math.ceil(r / 0.875), antialias=True), v2.CenterCrop(r)]
+            ),
+        ),
+        ("square_bilinear", lambda r: v2.Resize([r, r], antialias=True)),
+        (
+            "square_bicubic",
+            lambda r: v2.Resize([r, r], v2.InterpolationMode.BICUBIC, antialias=True),
+        ),
+    ],
+)
 def test_evaluation_is_torchvisions(mode, reference, root, cache, rng):
     folder_of_photos(root, rng, sizes=((64, 64), (40, 57), (91, 50), (32, 32)))
     d = load("folder", root, cache=cache, transform=Transform(0.85, evaluate=mode))
@@ -507,15 +629,21 @@ def test_central_crops_come_from_the_sizes_of_the_thesis():
     for size, resized in zip(SIZES, (55, 60, 64, 69, 74), strict=True):
         square = np.array([[64, 64]])
         axis, _ = augment.eval_axes("CC", square, square, size)
-        assert round(64 / axis.step[0]) == resized and axis.start[0] / axis.step[0] == round((resized - size) / 2)
+        assert round(64 / axis.step[0]) == resized and axis.start[0] / axis.step[0] == round(
+            (resized - size) / 2
+        )
 
 
 def test_boxes_obey_torchvisions_law(rng):
     shape = np.tile([[90, 60]], (4000, 1))
     ours = np.stack(augment.random_boxes(shape, 0.25, (3 / 4, 4 / 3), rng), 1)
     torch.manual_seed(0)
-    theirs = np.array([v1.RandomResizedCrop.get_params(torch.zeros(1, 90, 60), [0.25, 1.0], [3 / 4, 4 / 3])
-                       for _ in range(4000)])
+    theirs = np.array(
+        [
+            v1.RandomResizedCrop.get_params(torch.zeros(1, 90, 60), [0.25, 1.0], [3 / 4, 4 / 3])
+            for _ in range(4000)
+        ]
+    )
     np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.8)
     np.testing.assert_allclose(ours.std(0), theirs.std(0), atol=0.8)
     assert (ours[:, :2] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= [90, 60]).all()
@@ -523,9 +651,13 @@ def test_boxes_obey_torchvisions_law(rng):
 
 @pytest.mark.parametrize("height, width", [(10, 100), (100, 10), (30, 40), (77, 50)])
 def test_boxes_of_the_whole_area_fall_back_to_a_central_crop(height, width, rng):
-    top, left, h, w = augment.random_boxes(np.array([[height, width]] * 5), 1.0, (3 / 4, 4 / 3), rng)
+    top, left, h, w = augment.random_boxes(
+        np.array([[height, width]] * 5), 1.0, (3 / 4, 4 / 3), rng
+    )
     if max(height, width) / min(height, width) > 4 / 3:
-        wanted = v1.RandomResizedCrop.get_params(torch.zeros(1, height, width), [1.0, 1.0], [3 / 4, 4 / 3])
+        wanted = v1.RandomResizedCrop.get_params(
+            torch.zeros(1, height, width), [1.0, 1.0], [3 / 4, 4 / 3]
+        )
         assert all(box == wanted for box in zip(top, left, h, w, strict=True))
     square = augment.random_boxes(np.array([[height, height]] * 5), 1.0, (1.0, 1.0), rng)
     assert all(box == (0, 0, height, height) for box in zip(*square, strict=True))
@@ -535,24 +667,52 @@ def test_large_images_are_kept_small_but_cropped_as_if_whole(root, cache, rng):
     folder_of_photos(root, rng, n=6, sizes=((300, 420), (500, 260)))
     spec = Transform(0.6, flip=False)
     whole, kept = (load("folder", root, cache=cache, transform=spec, store=n) for n in (600, 96))
-    assert kept.store.side.min() == kept.store.side.min(1).max() == 96 and (whole.store.side > 96).all()
+    assert (
+        kept.store.side.min() == kept.store.side.min(1).max() == 96
+        and (whole.store.side > 96).all()
+    )
     np.testing.assert_array_equal(kept.store.original, whole.store.original)
-    for (a, _), (b, _) in zip(whole.train_batches(0, 6, (32,)), kept.train_batches(0, 6, (32,)), strict=True):
-        assert (levels(a, whole) - levels(b, kept)).abs().mean() < 2        # two resizes, slightly smoother than one
+    for (a, _), (b, _) in zip(
+        whole.train_batches(0, 6, (32,)), kept.train_batches(0, 6, (32,)), strict=True
+    ):
+        assert (
+            levels(a, whole) - levels(b, kept)
+        ).abs().mean() < 2  # two resizes, slightly smoother than one
     with pytest.raises(Refusal, match="store=384"):
         kept.train_batches(0, 6, (64, 128))
 
 
-@pytest.mark.parametrize("name, value", [
-    ("ShearX", 0.213), ("ShearY", -0.17), ("TranslateX", 9), ("TranslateY", -7), ("Rotate", 13.3), ("Brightness", 1.6),
-    ("Color", 0.4), ("Contrast", 1.7), ("Sharpness", 0.2), ("Posterize", 5), ("Solarize", 200), ("AutoContrast", 0),
-    ("Equalize", 0), ("Invert", 0)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("ShearX", 0.213),
+        ("ShearY", -0.17),
+        ("TranslateX", 9),
+        ("TranslateY", -7),
+        ("Rotate", 13.3),
+        ("Brightness", 1.6),
+        ("Color", 0.4),
+        ("Contrast", 1.7),
+        ("Sharpness", 0.2),
+        ("Posterize", 5),
+        ("Solarize", 200),
+        ("AutoContrast", 0),
+        ("Equalize", 0),
+        ("Invert", 0),
+    ],
+)
 def test_operations_are_torchvisions(name, value, rng):
     x = torch.from_numpy(rng.integers(0, 256, (2, 3, 24, 24), dtype=np.uint8))
-    theirs = {"Solarize": value / 255, "Brightness": value - 1, "Color": value - 1, "Contrast": value - 1,
-              "Sharpness": value - 1}.get(name, value)
+    theirs = {
+        "Solarize": value / 255,
+        "Brightness": value - 1,
+        "Color": value - 1,
+        "Contrast": value - 1,
+        "Sharpness": value - 1,
+    }.get(name, value)
     wanted = v2.AutoAugment()._apply_image_or_video_transform(
-        x.clone(), name, theirs, v2.InterpolationMode.NEAREST, {torch.Tensor: None})
+        x.clone(), name, theirs, v2.InterpolationMode.NEAREST, {torch.Tensor: None}
+    )
     got = augment.apply(x.clone(), [[(name, value)] * 2])
     assert (got.int() - wanted.int()).abs().max() <= 1
     only_second = augment.apply(x.clone(), [[None, (name, value)]])
@@ -563,12 +723,23 @@ def test_policies_draw_what_they_should(rng):
     first, second = augment.auto_augment(4000, 64, rng)
     used = {op[0] for op in first + second if op}
     assert used == {name for policy in augment.POLICIES for name, p, _ in policy if p > 0}
-    assert abs(sum(op is not None for op in first) / 4000 - np.mean([p[0][1] for p in augment.POLICIES])) < 0.03
+    assert (
+        abs(
+            sum(op is not None for op in first) / 4000
+            - np.mean([p[0][1] for p in augment.POLICIES])
+        )
+        < 0.03
+    )
     first, second = augment.rand_augment(4000, 48, rng)
     names = [op[0] for op in first + second if op]
     assert len(set(names)) == 15 and abs(len(names) / 8000 - 0.5) < 0.03
-    values = {name: [abs(op[1]) for op in first + second if op and op[0] == name] for name in set(names)}
-    assert abs(np.mean(values["TranslateX"]) - 21 * 0.9) < 0.2 and abs(np.mean(values["Rotate"]) - 27) < 0.3
+    values = {
+        name: [abs(op[1]) for op in first + second if op and op[0] == name] for name in set(names)
+    }
+    assert (
+        abs(np.mean(values["TranslateX"]) - 21 * 0.9) < 0.2
+        and abs(np.mean(values["Rotate"]) - 27) < 0.3
+    )
     assert abs(np.mean(values["Color"]) - 1.72) < 0.02 and set(values["Posterize"]) <= {2, 3, 4}
 
 
@@ -579,36 +750,48 @@ def test_affine_moves_the_whole_image(rng):
     assert torch.equal(shifted[:, :, 16:], image[:, :, :24]) and not shifted[:, :, :16].any()
 
 
-# ---------------------------------------------------------------------------------------------- cache
+# -------------------------------------------------------------------------------------------- cache
+
 
 def test_images_are_decoded_once_and_again_when_they_change(root, cache, rng, monkeypatch):
     folder_of_photos(root, rng)
-    decoded, decode = [], formats.decode
-    monkeypatch.setattr(formats, "decode", lambda path, side: decoded.append(path) or decode(path, side))
+    decoded, decode = [], readers.decode
+    monkeypatch.setattr(
+        readers, "decode", lambda path, side: decoded.append(path) or decode(path, side)
+    )
     first = load("folder", root, cache=cache)
-    assert load("folder", root, cache=cache).train[0].tolist() == first.train[0].tolist() and len(decoded) == 36
+    assert (
+        load("folder", root, cache=cache).train[0].tolist() == first.train[0].tolist()
+        and len(decoded) == 36
+    )
     photo(root / "ant" / "00.png", rng, 17, 21)
     second = load("folder", root, cache=cache)
     assert len(decoded) == 72 and len(list(cache.glob("folder-*/store192-*"))) == 1
-    assert second.rows["train"].tolist() == first.rows["train"].tolist()        # pixels changed, the split did not
+    assert (
+        second.rows["train"].tolist() == first.rows["train"].tolist()
+    )  # pixels changed, the split did not
     load("folder", root, cache=cache, store=64)
     assert len(decoded) == 108 and len(list(cache.glob("folder-*/store*"))) == 2
-    monkeypatch.setattr(formats, "VERSION", formats.VERSION + 1)
+    monkeypatch.setattr(readers, "VERSION", readers.VERSION + 1)
     load("folder", root, cache=cache)
     assert len(decoded) == 144
 
 
 def test_a_killed_build_leaves_nothing_that_counts(root, cache, rng, monkeypatch):
     folder_of_photos(root, rng)
-    decode, last = formats.decode, root / "cat" / "11.png"
+    decode, last = readers.decode, root / "cat" / "11.png"
     pid = os.fork()
     if pid == 0:
-        formats.decode = lambda path, side: os.kill(os.getpid(), signal.SIGKILL) if path == last else decode(path, side)
+        readers.decode = lambda path, side: (
+            os.kill(os.getpid(), signal.SIGKILL) if path == last else decode(path, side)
+        )
         load("folder", root, cache=cache)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     left = [p.name for p in cache.glob("folder-*/*")]
-    assert any(name.startswith(".tmp-") for name in left) and not any(name.startswith("store") for name in left)
+    assert any(name.startswith(".tmp-") for name in left) and not any(
+        name.startswith("store") for name in left
+    )
     assert len(load("folder", root, cache=cache).store.labels) == 36
     assert not list(cache.glob("folder-*/.tmp-*"))
 
@@ -616,7 +799,9 @@ def test_a_killed_build_leaves_nothing_that_counts(root, cache, rng, monkeypatch
 def test_an_interrupted_build_starts_anew(root, cache, rng, monkeypatch):
     folder_of_photos(root, rng)
     with monkeypatch.context() as patch:
-        patch.setattr(formats, "decode", lambda path, side: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            readers, "decode", lambda path, side: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             load("folder", root, cache=cache)
     assert len(load("folder", root, cache=cache).store.labels) == 36
@@ -645,7 +830,8 @@ def test_damaged_cache_files_are_refused(cache):
         load("digits", cache=cache)
 
 
-# ---------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
+
 
 def spoil(kind, root, rng):
     folder_of_photos(root, rng, n=4)
@@ -680,16 +866,20 @@ def spoil(kind, root, rng):
             folder_of_photos(root / "validation", rng, n=2)
 
 
-@pytest.mark.parametrize("kind, line", [
-    ("truncated", r"bee/01\.png cannot be read as an image .*replace it or delete it"),
-    ("not an image", r"bee/01\.png cannot be read as an image"),
-    ("deep", r"bee/01\.png has more than 8 bits per channel"),
-    ("empty class", r"class folder .*wasp holds no images"),
-    ("one class", r"one class only \(bee\)"),
-    ("no classes", r"holds no class folders"),
-    ("one split", r"class wasp is in .*test but not in .*train"),
-    ("missing in test", r"class bee is in .*train but not in .*test"),
-    ("odd split", r"validation lies beside .*train: rename it to val or test")])
+@pytest.mark.parametrize(
+    "kind, line",
+    [
+        ("truncated", r"bee/01\.png cannot be read as an image .*replace it or delete it"),
+        ("not an image", r"bee/01\.png cannot be read as an image"),
+        ("deep", r"bee/01\.png has more than 8 bits per channel"),
+        ("empty class", r"class folder .*wasp holds no images"),
+        ("one class", r"one class only \(bee\)"),
+        ("no classes", r"holds no class folders"),
+        ("one split", r"class wasp is in .*test but not in .*train"),
+        ("missing in test", r"class bee is in .*train but not in .*test"),
+        ("odd split", r"validation lies beside .*train: rename it to val or test"),
+    ],
+)
 def test_what_is_wrong_with_a_folder_is_one_line(kind, line, root, cache, rng):
     spoil(kind, root, rng)
     with pytest.raises(Refusal, match=line) as refusal:
@@ -701,15 +891,20 @@ def test_what_is_wrong_with_a_folder_is_one_line(kind, line, root, cache, rng):
 def test_a_class_that_falls_into_one_split_is_refused(root, cache, rng):
     spoil("rare class", root, rng)
     seed = next(s for s in range(99) if 0 not in split_rows({"train": 9}, 0.3, 0.3, s)["train"])
-    with pytest.raises(Refusal, match="class ant has 1 images and none of them fell into the training split"):
+    with pytest.raises(
+        Refusal, match="class ant has 1 images and none of them fell into the training split"
+    ):
         load("folder", root, cache=cache, seed=seed, valid=0.3, test=0.3)
 
 
-@pytest.mark.parametrize("arguments, line", [
-    (("imagenet",), "unknown data set 'imagenet': choose one of digits, digits_turned, folder"),
-    (("cifar10",), "cifar10 needs root=.*cifar-10-batches-py"),
-    (("folder", "/no/such/folder"), "/no/such/folder is not a folder"),
-])
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (("imagenet",), "unknown data set 'imagenet': choose one of digits, digits_turned, folder"),
+        (("cifar10",), "cifar10 needs root=.*cifar-10-batches-py"),
+        (("folder", "/no/such/folder"), "/no/such/folder is not a folder"),
+    ],
+)
 def test_wrong_arguments_are_one_line(arguments, line, cache):
     with pytest.raises(Refusal, match=line):
         load(*arguments, cache=cache)
@@ -739,10 +934,14 @@ def test_a_root_without_the_data_set_says_where_it_belongs(name, root, cache):
     root.mkdir()
     with pytest.raises(Refusal, match=DATASETS[name].home) as refusal:
         load(name, root, cache=cache)
-    assert "\n" not in str(refusal.value) and ("download=True" in str(refusal.value)) == (name != "cars")
+    assert "\n" not in str(refusal.value) and ("download=True" in str(refusal.value)) == (
+        name != "cars"
+    )
 
 
-@pytest.mark.parametrize("name", ["food101", "cifar10", "fashion_mnist", "flowers102", "tiny_imagenet", "cinic10"])
+@pytest.mark.parametrize(
+    "name", ["food101", "cifar10", "fashion_mnist", "flowers102", "tiny_imagenet", "cinic10"]
+)
 def test_a_download_without_network_is_one_line(name, root, cache, monkeypatch):
     def unreachable(*args, **kwargs):
         raise URLError("no route to host")
@@ -756,7 +955,9 @@ def test_a_download_without_network_is_one_line(name, root, cache, monkeypatch):
 
 def test_stanford_cars_says_what_to_put_where(root, cache):
     root.mkdir()
-    with pytest.raises(Refusal, match=r"cannot be downloaded any more: put cars_train/.*stanford_cars/"):
+    with pytest.raises(
+        Refusal, match=r"cannot be downloaded any more: put cars_train/.*stanford_cars/"
+    ):
         load("cars", root, cache=cache, download=True)
 
 

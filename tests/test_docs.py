@@ -7,17 +7,26 @@ import sys
 
 import pytest
 
-from nat_lib.runs import ROOT
+from nat_lib.files import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-EXAMPLES = {page.stem: "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M)) for page in PAGES}
+EXAMPLES = {
+    page.stem: "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M))
+    for page in PAGES
+}
 
 
 @pytest.mark.parametrize("page", [name for name, code in EXAMPLES.items() if code])
 def test_the_examples_of_a_page_run(page, tmp_path):
-    done = subprocess.run([sys.executable, "-c", EXAMPLES[page]], text=True, timeout=300, capture_output=True,
-                          check=False, cwd=tmp_path,
-                          env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)})
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMPLES[page]],
+        text=True,
+        timeout=300,
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
@@ -27,5 +36,7 @@ def test_what_a_page_points_at_exists(page):
     text = page.read_text()
     links = re.findall(r"\]\(([^)#]+)\)", text)
     named = re.findall(r"`((?:nat_lib|docs|tests|params|benchmarks|notebooks)/[\w./-]+)`", text)
-    files = [page.parent / link for link in links if not link.startswith("http")] + [ROOT / name for name in named]
+    files = [page.parent / link for link in links if not link.startswith("http")] + [
+        ROOT / name for name in named
+    ]
     assert not [str(f) for f in files if not f.exists()]

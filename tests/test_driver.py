@@ -7,14 +7,23 @@ from pathlib import Path
 import pytest
 from test_nbrun import alive, wait_for
 
-from nat_lib import drive, plan, runs
-from nat_lib.runs import ROOT, Refusal
+from nat_lib import machine
+from nat_lib.errors import Refusal
+from nat_lib.files import ROOT
+from nat_lib.run import drive, jobs, params
 
 
 def run_all(*options, **more):
     """./run_all.sh in this very environment."""
-    return subprocess.run([ROOT / "run_all.sh", *map(str, options)], capture_output=True, text=True, timeout=300,
-                          stdin=subprocess.DEVNULL, env=os.environ | {"NAT_PYTHON": sys.executable}, **more)
+    return subprocess.run(
+        [ROOT / "run_all.sh", *map(str, options)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"NAT_PYTHON": sys.executable},
+        **more,
+    )
 
 
 @pytest.fixture
@@ -24,38 +33,61 @@ def notebooks(tmp_path, make_notebook):
     work = """from nat_lib.runs import ROOT, cell, write_text
 cell(ROOT / out, "start_here", "one", {"samples": samples}).finish({}, seconds=0.0)
 for name in ("a.csv", "a.png"): write_text(ROOT / figures / name, str(samples))"""
-    make_notebook(tmp_path / "nb" / "00_start_here.ipynb", plan.load_experiment("start_here") | run, work)
-    make_notebook(tmp_path / "nb" / "07_thesis_report.ipynb", plan.load_experiment("thesis_report") | run,
-                  "from nat_lib.runs import *\nwrite_text(ROOT / figures / 'b.csv', 'all is well')",
-                  nat_page=True)
+    make_notebook(
+        tmp_path / "nb" / "00_start_here.ipynb", params.load_experiment("start_here") | run, work
+    )
+    make_notebook(
+        tmp_path / "nb" / "07_thesis_report.ipynb",
+        params.load_experiment("thesis_report") | run,
+        "from nat_lib.runs import *\nwrite_text(ROOT / figures / 'b.csv', 'all is well')",
+        nat_page=True,
+    )
     return tmp_path / "nb"
 
 
-# ---------------------------------------------------------------------------------------------- options
+# ------------------------------------------------------------------------------------------ options
+
 
 def test_help_is_for_people_and_names_every_option():
     done = run_all("--help")
     assert done.returncode == 0 and done.stderr == ""
-    for option in ("--profile", "--only", "--jobs", "--dataset", "--data-dir", "--seeds", "--executor", "--set",
-                   "--dry-run", "--out", "NAT_PYTHON"):
+    for option in (
+        "--profile",
+        "--only",
+        "--jobs",
+        "--dataset",
+        "--data-dir",
+        "--seeds",
+        "--executor",
+        "--set",
+        "--dry-run",
+        "--out",
+        "NAT_PYTHON",
+    ):
         assert option in done.stdout
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--profil", "smoke"], "unknown option '--profil' (--help lists the options)"),
-    (["smoke"], "unknown option 'smoke'"),
-    (["--profile"], "--profile needs a value"),
-    (["--profile", "--dry-run"], "--profile needs a value"),
-    (["--profile", "big"], "--profile: 'big' is not one of smoke, laptop, paper"),
-    (["--jobs", "0"], "--jobs: '0' is not a whole number from 1"),
-    (["--jobs=two"], "--jobs: 'two' is not a whole number from 1"),
-    (["--only", "two"], "--only: 'two' is not a list of notebook numbers"),
-    (["--seeds", "0,x"], "--seeds: '0,x' is not a list of whole numbers"),
-    (["--set", "lr_factor"], "--set: 'lr_factor' is not KEY=VALUE"),
-    (["--set", "lr_factor=1e-3"], "command line: lr_factor: '1e-3' is text, not a number: write 0.001"),
-    (["--dataset", "imagenet"], "command line: dataset: 'imagenet' is not one of"),
-    (["--executor", "nosuch"], "--executor: 'nosuch' is not installed"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--profil", "smoke"], "unknown option '--profil' (--help lists the options)"),
+        (["smoke"], "unknown option 'smoke'"),
+        (["--profile"], "--profile needs a value"),
+        (["--profile", "--dry-run"], "--profile needs a value"),
+        (["--profile", "big"], "--profile: 'big' is not one of smoke, laptop, paper"),
+        (["--jobs", "0"], "--jobs: '0' is not a whole number from 1"),
+        (["--jobs=two"], "--jobs: 'two' is not a whole number from 1"),
+        (["--only", "two"], "--only: 'two' is not a list of notebook numbers"),
+        (["--seeds", "0,x"], "--seeds: '0,x' is not a list of whole numbers"),
+        (["--set", "lr_factor"], "--set: 'lr_factor' is not KEY=VALUE"),
+        (
+            ["--set", "lr_factor=1e-3"],
+            "command line: lr_factor: '1e-3' is text, not a number: write 0.001",
+        ),
+        (["--dataset", "imagenet"], "command line: dataset: 'imagenet' is not one of"),
+        (["--executor", "nosuch"], "--executor: 'nosuch' is not installed"),
+    ],
+)
 def test_a_bad_option_is_one_clear_line(options, message):
     done = run_all(*options)
     assert done.returncode == 2 and done.stdout == ""
@@ -63,27 +95,66 @@ def test_a_bad_option_is_one_clear_line(options, message):
 
 
 def test_an_interpreter_that_cannot_serve_is_refused(tmp_path):
-    done = subprocess.run([ROOT / "run_all.sh"], capture_output=True, text=True,
-                          env=os.environ | {"NAT_PYTHON": str(tmp_path / "none")})
+    done = subprocess.run(
+        [ROOT / "run_all.sh"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NAT_PYTHON": str(tmp_path / "none")},
+    )
     assert done.returncode == 2 and "none does not run or lacks packages" in done.stderr
 
 
 def test_options_become_overrides(tmp_path):
-    chosen = drive.options(["--seeds", "0,2", "--set", "lr_factor=2.0", "kd=e2e", "--dataset", "folder", "--data-dir",
-                            str(tmp_path), "--only", "2,07", "--", "--verbose"])
-    assert drive.overrides(chosen) == {"lr_factor": 2.0, "kd": "e2e", "dataset": "folder", "target": "folder",
-                                       "aep_datasets": ["folder"], "data_dir": str(tmp_path), "seeds": [0, 2]}
+    chosen = drive.options(
+        [
+            "--seeds",
+            "0,2",
+            "--set",
+            "lr_factor=2.0",
+            "kd=e2e",
+            "--dataset",
+            "folder",
+            "--data-dir",
+            str(tmp_path),
+            "--only",
+            "2,07",
+            "--",
+            "--verbose",
+        ]
+    )
+    assert drive.overrides(chosen) == {
+        "lr_factor": 2.0,
+        "kd": "e2e",
+        "dataset": "folder",
+        "target": "folder",
+        "aep_datasets": ["folder"],
+        "data_dir": str(tmp_path),
+        "seeds": [0, 2],
+    }
     assert chosen.only == ["02", "07"] and chosen.passed_on == ["--verbose"]
-    two = drive.options(["--dataset", "tiny_imagenet", "--target", "cifar10", "--target-dir", str(tmp_path)])
-    assert drive.overrides(two) == {"dataset": "tiny_imagenet", "target": "cifar10", "target_dir": str(tmp_path),
-                                    "aep_datasets": ["tiny_imagenet"]}
-    told = drive.options(["--dataset", "cifar10", "--set", "aep_datasets=[digits]", "target=digits"])
-    assert drive.overrides(told) == {"dataset": "cifar10", "aep_datasets": ["digits"], "target": "digits"}
+    two = drive.options(
+        ["--dataset", "tiny_imagenet", "--target", "cifar10", "--target-dir", str(tmp_path)]
+    )
+    assert drive.overrides(two) == {
+        "dataset": "tiny_imagenet",
+        "target": "cifar10",
+        "target_dir": str(tmp_path),
+        "aep_datasets": ["tiny_imagenet"],
+    }
+    told = drive.options(
+        ["--dataset", "cifar10", "--set", "aep_datasets=[digits]", "target=digits"]
+    )
+    assert drive.overrides(told) == {
+        "dataset": "cifar10",
+        "aep_datasets": ["digits"],
+        "target": "digits",
+    }
     with pytest.raises(Refusal, match="there is no folder"):
         drive.overrides(drive.options(["--data-dir", str(tmp_path / "none")]))
 
 
-# ---------------------------------------------------------------------------------------------- running
+# ------------------------------------------------------------------------------------------ running
+
 
 def test_dry_run_lists_and_writes_nothing(notebooks, tmp_path):
     done = run_all("--dry-run", "--notebooks", notebooks, "--out", tmp_path / "out")
@@ -97,7 +168,10 @@ def test_a_run_then_nothing_left_then_only_what_is_missing(notebooks, tmp_path):
     options = ("--notebooks", notebooks, "--out", out)
     first = run_all(*options, cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "2 of 2 jobs to run" in first.stdout and "done    07_thesis_report   (2 of 2)" in first.stdout
+    assert (
+        "2 of 2 jobs to run" in first.stdout
+        and "done    07_thesis_report   (2 of 2)" in first.stdout
+    )
     assert "00_start_here               1       1   out/00_start_here.ipynb" in first.stdout
     assert first.stdout.endswith("report to read or to mail: out/07_thesis_report.html\n")
     assert (out / "00_start_here" / "a.csv").read_text() == "1000"
@@ -106,7 +180,9 @@ def test_a_run_then_nothing_left_then_only_what_is_missing(notebooks, tmp_path):
         path.touch()
 
     second = run_all(*options, cwd=tmp_path)
-    assert second.returncode == 0 and second.stdout.startswith("Nothing is left to do: 2 jobs are finished")
+    assert second.returncode == 0 and second.stdout.startswith(
+        "Nothing is left to do: 2 jobs are finished"
+    )
     assert {p: p.stat().st_mtime_ns for p in out.glob("*.ipynb")} == times
 
     (out / "07_thesis_report.html").unlink()
@@ -117,43 +193,69 @@ def test_a_run_then_nothing_left_then_only_what_is_missing(notebooks, tmp_path):
     assert "2 jobs, 2 to run" in listed.stdout
 
 
-def test_a_failing_notebook_is_told_and_stops_only_what_needs_it(notebooks, tmp_path, make_notebook):
+def test_a_failing_notebook_is_told_and_stops_only_what_needs_it(
+    notebooks, tmp_path, make_notebook
+):
     run = {"profile": "smoke", "out": ""}
-    make_notebook(notebooks / "00_start_here.ipynb", plan.load_experiment("start_here") | run, "1 / 0")
+    make_notebook(
+        notebooks / "00_start_here.ipynb", params.load_experiment("start_here") | run, "1 / 0"
+    )
     done = run_all("--notebooks", notebooks, "--out", tmp_path / "out")
     assert done.returncode == 1
-    assert "FAILED  00_start_here: In [" in done.stdout and "ZeroDivisionError: division by zero" in done.stdout
+    assert (
+        "FAILED  00_start_here: In [" in done.stdout
+        and "ZeroDivisionError: division by zero" in done.stdout
+    )
     assert "0 of 2 jobs done, 1 failed, 1 not run; finished work is kept" in done.stderr
     assert not (tmp_path / "out" / "07_thesis_report.ipynb").exists()
 
 
-def test_killed_driver_takes_everything_with_it_and_leaves_no_lock(notebooks, tmp_path, make_notebook):
+def test_killed_driver_takes_everything_with_it_and_leaves_no_lock(
+    notebooks, tmp_path, make_notebook
+):
     pids, out = tmp_path / "pids", tmp_path / "out"
     run = {"profile": "smoke", "out": ""}
     wait = f"""import os, time
-open({str(pids) + '.tmp'!r}, "w").write(str(os.getpid()))
-os.rename({str(pids) + '.tmp'!r}, {str(pids)!r})
+open({str(pids) + ".tmp"!r}, "w").write(str(os.getpid()))
+os.rename({str(pids) + ".tmp"!r}, {str(pids)!r})
 time.sleep(600)"""
-    make_notebook(notebooks / "00_start_here.ipynb", plan.load_experiment("start_here") | run, wait)
+    make_notebook(
+        notebooks / "00_start_here.ipynb", params.load_experiment("start_here") | run, wait
+    )
     options = ["--notebooks", notebooks, "--out", out, "--only", "00"]
-    driver = subprocess.Popen([sys.executable, "-m", "nat_lib.drive", *map(str, options)], cwd=ROOT,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "nat_lib.run.drive", *map(str, options)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     wait_for(pids.exists, 120)
     refused = run_all(*options)
-    assert refused.returncode == 2 and f"another run works in {out} (process {driver.pid})" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and f"another run works in {out} (process {driver.pid})" in refused.stderr
+    )
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     wait_for(lambda: not alive(int(pids.read_text())), 10)
     with drive.alone(out):
-        assert plan.due(plan.jobs("smoke", only=["00"], out=out, notebooks=notebooks), out) == {"00_start_here"}
+        assert jobs.due(
+            jobs.plan_jobs("smoke", only=["00"], out=out, notebooks=notebooks), out
+        ) == {"00_start_here"}
 
 
-# ---------------------------------------------------------------------------------------------- packaging
+# ---------------------------------------------------------------------------------------- packaging
+
 
 def test_the_lock_pins_everything_and_names_no_index():
-    lines = [line.split(" ;")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()
-             if not line.startswith("#")]
-    assert lines and all("==" in line and "/" not in line and not line.startswith("-") for line in lines)
+    lines = [
+        line.split(" ;")[0]
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    assert lines and all(
+        "==" in line and "/" not in line and not line.startswith("-") for line in lines
+    )
 
 
 def test_scripts_can_be_run():
@@ -166,9 +268,12 @@ def test_what_a_running_job_last_said_is_shown(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("NAT_BATCH", "1")
     log = tmp_path / "job.log"
     for total in (None, 3):
-        list(runs.progress((x for x in "abc"), "digits, trainings", total, every=0))
+        list(machine.progress((x for x in "abc"), "digits, trainings", total, every=0))
         lines = capsys.readouterr().err
         log.write_text(lines)
-        assert drive._progress(log) == lines.strip().splitlines()[-1] and "digits, trainings: 2" in lines
+        assert (
+            drive._progress(log) == lines.strip().splitlines()[-1]
+            and "digits, trainings: 2" in lines
+        )
     log.write_text("failed: out of memory")
     assert drive._progress(log) == "" == drive._progress(tmp_path / "none.log")

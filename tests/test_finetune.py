@@ -1,4 +1,5 @@
-"""Post-processing: the two stages, exits attached again, the test split, the optimisers, resuming."""
+"""Post-processing: the two stages, exits attached again, the test split, the optimisers,
+resuming."""
 
 import math
 
@@ -9,23 +10,33 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nat_lib import augment, finetune, runs
+from nat_lib import exits, files, train
 from nat_lib.arch import Space
+from nat_lib.cells import open_cell
 from nat_lib.cost import count
-from nat_lib.data import Data, load
+from nat_lib.data import augment
+from nat_lib.data.batches import Data, load
+from nat_lib.errors import Refusal
 from nat_lib.evaluate import Score, recalibrate, score
 from nat_lib.exits import exit_weights
+from nat_lib.studies import post
 from nat_lib.supernet import Network, Supernet
 
 PIXELS = 16
-BUDGET = finetune.Budget(max_epochs=2, batch_size=32, eval_batch_size=40)
+BUDGET = post.Budget(max_epochs=2, batch_size=32, eval_batch_size=40)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     torch.set_num_threads(1)
-    return load("digits", cache=tmp_path_factory.mktemp("cache"), train_images=80, val_images=40, test_images=40,
-                calibration_images=40)
+    return load(
+        "digits",
+        cache=tmp_path_factory.mktemp("cache"),
+        train_images=80,
+        val_images=40,
+        test_images=40,
+        calibration_images=40,
+    )
 
 
 def supernet(name="EE_B"):
@@ -42,55 +53,103 @@ def subnet(net, exit=2):
     return net.space.arch(resolution=PIXELS, exit=exit, depth=2, kernel=5, expand=3)
 
 
-def run(folder, net, data, exit=2, method="ens", optimizer="AdamW", lr=1e-3, weights="UNIF", budget=BUDGET, seed=0,
-        original=None):
+def run(
+    folder,
+    net,
+    data,
+    exit=2,
+    method="ens",
+    optimizer="AdamW",
+    lr=1e-3,
+    weights="UNIF",
+    budget=BUDGET,
+    seed=0,
+    original=None,
+):
     arch = subnet(net, exit)
-    cell = runs.cell(folder, "post_processing", "one", {
-        "arch": arch, "method": method, "optimizer": optimizer, "lr": lr, "weights": weights,
-        "budget": budget._asdict(), "seed": seed})
-    return cell, finetune.post_process(net, arch, data, method, optimizer, lr, weights, budget, cell, seed, original)
+    cell = open_cell(
+        folder,
+        "post_processing",
+        "one",
+        {
+            "arch": arch,
+            "method": method,
+            "optimizer": optimizer,
+            "lr": lr,
+            "weights": weights,
+            "budget": budget._asdict(),
+            "seed": seed,
+        },
+    )
+    return cell, post.post_process(
+        net, arch, data, method, optimizer, lr, weights, budget, cell, seed, original
+    )
 
 
 def left(cell):
     """What a finished cell says and holds, without wall-clock."""
-    histories = [pd.read_csv(cell.path(f"stage{i}.csv")).drop(columns="seconds").to_csv() for i in (1, 2)]
+    histories = [
+        pd.read_csv(cell.path(f"stage{i}.csv")).drop(columns="seconds").to_csv() for i in (1, 2)
+    ]
     return cell.report()["metrics"], histories, cell.path("network.safetensors").read_bytes()
 
 
 def scripted(monkeypatch, scores):
     """Replace every score by the given (loss, top1), in turn; afterwards scores are real again."""
     left = [Score(loss, top1, 100.0) for loss, top1 in scores]
-    monkeypatch.setattr(finetune, "score", lambda *given: left.pop(0) if left else score(*given))
+    monkeypatch.setattr(post, "score", lambda *given: left.pop(0) if left else score(*given))
 
 
-# ---------------------------------------------------------------------------------------------- what a cell leaves
+# ------------------------------------------------------------------------------- what a cell leaves
 
-@pytest.mark.parametrize("exit, method, kept", [(3, "ens", (1, 2, 3)), (3, "std", (3,)), (1, "ens", (1,))])
+
+@pytest.mark.parametrize(
+    "exit, method, kept", [(3, "ens", (1, 2, 3)), (3, "std", (3,)), (1, "ens", (1,))]
+)
 def test_the_final_network_has_the_exits_of_its_method(tmp_path, net, data, exit, method, kept):
-    cell, report = run(tmp_path, net, data, exit, method, weights="UNIF" if method == "ens" else None)
+    cell, report = run(
+        tmp_path, net, data, exit, method, weights="UNIF" if method == "ens" else None
+    )
     metrics, arch = report["metrics"], subnet(net, exit)
     network = Network(net.space, arch, 10, exits=kept)
-    network.load_state_dict(runs.load_weights(cell.path("network.safetensors")))  # strict: these exits and no other
+    network.load_state_dict(
+        files.load_weights(cell.path("network.safetensors"))
+    )  # strict: these exits and no other
     assert network.exits.keys() == set(map(str, kept)) and len(network.stages) == exit
     assert metrics["params"] == sum(p.numel() for p in network.parameters())
-    assert [metrics[k] for k in ("macs", "macs_tp")] == count([arch], net.space, 10, kept)[["macs", "macs_tp"]].iloc[
-        0].tolist()
+    assert [metrics[k] for k in ("macs", "macs_tp")] == count([arch], net.space, 10, kept)[
+        ["macs", "macs_tp"]
+    ].iloc[0].tolist()
     votes = (1 / len(kept),) * len(kept)
     tested = score(network.eval(), data.test_batches(PIXELS, 40, "check"), votes)
-    assert [metrics["after"][f"test_{k}"] for k in ("loss", "top1", "top5")] == pytest.approx(tested)
+    assert [metrics["after"][f"test_{k}"] for k in ("loss", "top1", "top5")] == pytest.approx(
+        tested
+    )
     started = recalibrate(net.extract(arch, exits=kept), data.calibration_batches(PIXELS))
-    assert metrics["before"]["val_top1"] == score(started, data.eval_batches("val", PIXELS, 40), votes).top1
+    assert (
+        metrics["before"]["val_top1"]
+        == score(started, data.eval_batches("val", PIXELS, 40), votes).top1
+    )
     assert metrics["n_test"] == 40
     assert {p.name for p in cell.folder.iterdir()} == {
-        "params.json", "report.json", "stage1.csv", "stage2.csv", "network.safetensors"}
+        "params.json",
+        "report.json",
+        "stage1.csv",
+        "stage2.csv",
+        "network.safetensors",
+    }
 
 
-def test_the_supernet_is_not_changed_and_a_finished_cell_is_only_read(tmp_path, net, data, monkeypatch):
+def test_the_supernet_is_not_changed_and_a_finished_cell_is_only_read(
+    tmp_path, net, data, monkeypatch
+):
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    _, report = run(tmp_path, net, data, original={"test_top1": np.float64(7.5), "latency_ms": math.nan})
+    _, report = run(
+        tmp_path, net, data, original={"test_top1": np.float64(7.5), "latency_ms": math.nan}
+    )
     assert report["metrics"]["original"] == {"test_top1": 7.5, "latency_ms": None}
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-    monkeypatch.setattr(finetune, "fit", None)
+    monkeypatch.setattr(post, "fit", None)
     assert run(tmp_path, net, data)[1] == report
 
 
@@ -102,12 +161,15 @@ def test_one_exit_degenerates_to_the_standard_method(tmp_path, net, data, weight
 
 
 def test_both_stages_of_one_step_against_the_written_out_method(tmp_path, net, data):
-    """One epoch of one batch: joint loss, SGD without momentum's past, weighted sum of logits, running statistics."""
+    """One epoch of one batch: joint loss, SGD without momentum's past, weighted sum of logits,
+    running statistics."""
     budget = BUDGET._replace(max_epochs=1, max_steps_per_epoch=1)
     cell, report = run(tmp_path, net, data, 3, "ens", "SGD", 0.01, "MIX", budget)
     loss_weights, votes = exit_weights("MIX", 3)
     for source, stage in ((data, 1), (data.merged(), 2)):
-        network = recalibrate(net.extract(subnet(net, 3), (1, 2, 3)), data.calibration_batches(PIXELS)).train()
+        network = recalibrate(
+            net.extract(subnet(net, 3), (1, 2, 3)), data.calibration_batches(PIXELS)
+        ).train()
         for m in network.modules():
             m.p = 0.0  # dropout, where there is one
         x, y = next(source.train_batches(0, 32, [PIXELS], 0))
@@ -121,16 +183,22 @@ def test_both_stages_of_one_step_against_the_written_out_method(tmp_path, net, d
         if stage == 1:
             result = score(network.eval(), data.eval_batches("val", PIXELS, 40), votes)
             assert history.val_loss.tolist() == pytest.approx([result.loss], rel=1e-4)
-            assert report["metrics"]["after"]["val_top1"] == history.val_top1[0] == pytest.approx(result.top1)
-    final = runs.load_weights(cell.path("network.safetensors"))
+            assert (
+                report["metrics"]["after"]["val_top1"]
+                == history.val_top1[0]
+                == pytest.approx(result.top1)
+            )
+    final = files.load_weights(cell.path("network.safetensors"))
     for name, value in network.state_dict().items():
         torch.testing.assert_close(final[name], value, atol=1e-6, rtol=1e-4)
 
 
-# ---------------------------------------------------------------------------------------------- the length of training
+# --------------------------------------------------------------------------- the length of training
+
 
 def test_training_is_as_long_as_the_first_best_epoch(tmp_path, net, data, monkeypatch):
-    """Patience 2. The loss of epoch 2 ties the best one, which counts as better: the run ends after 4, not 3 epochs."""
+    """Patience 2. The loss of epoch 2 ties the best one, which counts as better: the run ends after
+    4, not 3 epochs."""
     scripted(monkeypatch, [(9.0, 5.0), (1.0, 10.0), (1.0, 30.0), (1.2, 30.0), (1.1, 20.0)])
     budget = BUDGET._replace(max_epochs=8, patience=2, max_steps_per_epoch=1)
     cell, report = run(tmp_path, net, data, budget=budget)
@@ -142,7 +210,9 @@ def test_training_is_as_long_as_the_first_best_epoch(tmp_path, net, data, monkey
 
 def test_the_lowest_loss_does_not_choose_the_epoch(tmp_path, net, data, monkeypatch):
     scripted(monkeypatch, [(9.0, 5.0), (1.0, 10.0), (2.0, 20.0), (3.0, 40.0)])
-    _, report = run(tmp_path, net, data, budget=BUDGET._replace(max_epochs=3, max_steps_per_epoch=1))
+    _, report = run(
+        tmp_path, net, data, budget=BUDGET._replace(max_epochs=3, max_steps_per_epoch=1)
+    )
     assert report["metrics"]["best_epoch"] == 3
 
 
@@ -154,16 +224,24 @@ def test_both_stages_are_cut_from_the_same_cosine(tmp_path, net, data, monkeypat
             used.append(self.param_groups[0]["lr"])
             super().step()
 
-    monkeypatch.setitem(finetune.OPTIMIZERS, "SGD", lambda network: Recorder(network.parameters()))
+    monkeypatch.setitem(post.OPTIMIZERS, "SGD", lambda network: Recorder(network.parameters()))
     scripted(monkeypatch, [(9.0, 5.0), (1.0, 10.0), (1.0, 10.0), (1.0, 20.0)])
-    cell, _ = run(tmp_path, net, data, optimizer="SGD", lr=lr, budget=BUDGET._replace(max_epochs=epochs))
-    wanted = [1e-8 + (lr - 1e-8) * (1 + math.cos(math.pi * step / n / 150)) / 2
-              for n in (3, 4) for step in range(epochs * n)]  # 80 and 120 images in batches of 32
+    cell, _ = run(
+        tmp_path, net, data, optimizer="SGD", lr=lr, budget=BUDGET._replace(max_epochs=epochs)
+    )
+    wanted = [
+        1e-8 + (lr - 1e-8) * (1 + math.cos(math.pi * step / n / 150)) / 2
+        for n in (3, 4)
+        for step in range(epochs * n)
+    ]  # 80 and 120 images in batches of 32
     assert used == pytest.approx(wanted, rel=1e-12)
-    assert pd.read_csv(cell.path("stage2.csv")).lr.tolist() == pytest.approx(wanted[epochs * 3::4])
+    assert pd.read_csv(cell.path("stage2.csv")).lr.tolist() == pytest.approx(
+        wanted[epochs * 3 :: 4]
+    )
 
 
-# ---------------------------------------------------------------------------------------------- what is read, and when
+# --------------------------------------------------------------------------- what is read, and when
+
 
 @pytest.fixture
 def reads(data, monkeypatch):
@@ -173,27 +251,44 @@ def reads(data, monkeypatch):
 
     def spy(name, part_of):
         original = getattr(Data, name)
-        monkeypatch.setattr(Data, name, lambda self, *given, **named: (
-            seen.append((part_of(*given), len(self.rows["train"]))), original(self, *given, **named))[1])
+        monkeypatch.setattr(
+            Data,
+            name,
+            lambda self, *given, **named: (
+                seen.append((part_of(*given), len(self.rows["train"]))),
+                original(self, *given, **named),
+            )[1],
+        )
 
     spy("test_batches", lambda *given: "test")
     spy("eval_batches", lambda split, *given: split)
     spy("train_batches", lambda *given: "train")
     rows, original = [], augment.gather
-    monkeypatch.setattr(augment, "gather", lambda store, some, *axes: (rows.append(some), original(
-        store, some, *axes))[1])
+    monkeypatch.setattr(
+        augment,
+        "gather",
+        lambda store, some, *axes: (rows.append(some), original(store, some, *axes))[1],
+    )
     return seen, rows
 
 
 def test_the_test_split_is_read_once_at_the_very_end(tmp_path, net, data, reads, monkeypatch):
     seen, rows = reads
-    monkeypatch.setattr(Data, "_resized", lambda self, split, size: (
-        seen.append((split, "resized")), self._plain(self.rows[split], size).byte())[1])  # not from the cache
+    monkeypatch.setattr(
+        Data,
+        "_resized",
+        lambda self, split, size: (
+            seen.append((split, "resized")),
+            self._plain(self.rows[split], size).byte(),
+        )[1],
+    )  # not from the cache
     log = data.home.parent / "test_uses.log"
     uses = len(log.read_text().splitlines()) if log.exists() else 0
     run(tmp_path, net, data)
     parts = [part for part, _ in seen]
-    assert parts.index("test") == len(parts) - 2 and parts[-1] == "test"  # asked for, then resized: the end
+    assert (
+        parts.index("test") == len(parts) - 2 and parts[-1] == "test"
+    )  # asked for, then resized: the end
     assert len(log.read_text().splitlines()) == uses + 1
     last = rows.pop()
     assert sorted(last) == sorted(data.rows["test"])
@@ -201,29 +296,52 @@ def test_the_test_split_is_read_once_at_the_very_end(tmp_path, net, data, reads,
 
 
 @pytest.mark.parametrize("final, parts", [("train+val", ("train", "val")), ("train", ("train",))])
-def test_stage_two_trains_on_training_and_validation_images(tmp_path, net, data, reads, final, parts):
+def test_stage_two_trains_on_training_and_validation_images(
+    tmp_path, net, data, reads, final, parts
+):
     seen, rows = reads
     run(tmp_path, net, data, budget=BUDGET._replace(max_epochs=1, final=final))
     both = np.concatenate([data.rows[part] for part in parts])
     kinds = [(part, n) for part, n in seen if part != "test"]
-    assert kinds == [("val", 80), ("train", 80), ("val", 80), ("train", len(both))]  # no validation in stage 2
+    assert kinds == [
+        ("val", 80),
+        ("train", 80),
+        ("val", 80),
+        ("train", len(both)),
+    ]  # no validation in stage 2
     used = np.concatenate(rows)
-    assert sorted(used[:80]) == sorted(data.rows["train"]) and sorted(used[80:80 + len(both)]) == sorted(both)
-    assert len(data.merged().rows["train"]) == 120 and len(data.rows["train"]) == 80  # the data itself stays
+    assert sorted(used[:80]) == sorted(data.rows["train"]) and sorted(
+        used[80 : 80 + len(both)]
+    ) == sorted(both)
+    assert (
+        len(data.merged().rows["train"]) == 120 and len(data.rows["train"]) == 80
+    )  # the data itself stays
 
 
-# ---------------------------------------------------------------------------------------------- kill and resume
+# ---------------------------------------------------------------------------------- kill and resume
+
 
 @pytest.mark.parametrize("optimizer, method", [("SGD", "std"), ("AdamW", "ens"), ("Ranger", "ens")])
-def test_a_killed_and_resumed_run_is_the_straight_run(tmp_path, net, data, monkeypatch, optimizer, method):
-    """Stage 1 has 3 epochs of 3 steps, stage 2 (e* = 2) 2 epochs of 4: killed inside epoch 2 of each, then at the test.
-    """
-    given = {"method": method, "optimizer": optimizer, "weights": "DESC" if method == "ens" else None, "seed": 3,
-             "budget": BUDGET._replace(max_epochs=3, period=4)}
-    steps, joint_loss, test_batches = [], finetune.joint_loss, Data.test_batches
+def test_a_killed_and_resumed_run_is_the_straight_run(
+    tmp_path, net, data, monkeypatch, optimizer, method
+):
+    """Stage 1 has 3 epochs of 3 steps, stage 2 (e* = 2) 2 epochs of 4: killed inside epoch 2 of
+    each, then at the test."""
+    given = {
+        "method": method,
+        "optimizer": optimizer,
+        "weights": "DESC" if method == "ens" else None,
+        "seed": 3,
+        "budget": BUDGET._replace(max_epochs=3, period=4),
+    }
+    steps, joint_loss, test_batches = [], exits.joint_loss, Data.test_batches
 
-    def until_second_epoch(network, *rest):  # the top-1 grows with the steps trained, up to six: e* = 2
-        return score(network, *rest)._replace(top1=float(min(network.stem.bn.num_batches_tracked - 1, 6)))
+    def until_second_epoch(
+        network, *rest
+    ):  # the top-1 grows with the steps trained, up to six: e* = 2
+        return score(network, *rest)._replace(
+            top1=float(min(network.stem.bn.num_batches_tracked - 1, 6))
+        )
 
     def interrupt(*given, **named):
         raise KeyboardInterrupt
@@ -231,11 +349,16 @@ def test_a_killed_and_resumed_run_is_the_straight_run(tmp_path, net, data, monke
     def kill(at, test):
         """Let the next run end at a step of its own, or where it would read the test split."""
         steps.clear()
-        monkeypatch.setattr(finetune, "joint_loss", lambda *args: (
-            steps.append(1), interrupt() if len(steps) == at else joint_loss(*args))[1])
+        monkeypatch.setattr(
+            post,
+            "joint_loss",
+            lambda *args: (steps.append(1), interrupt() if len(steps) == at else joint_loss(*args))[
+                1
+            ],
+        )
         monkeypatch.setattr(Data, "test_batches", interrupt if test else test_batches)
 
-    monkeypatch.setattr(finetune, "score", until_second_epoch)
+    monkeypatch.setattr(post, "score", until_second_epoch)
     straight, _ = run(tmp_path / "straight", net, data, **given)
     for at, test, done in ((5, False, 5), (12, False, 12), (None, True, 4)):
         kill(at, test)
@@ -255,28 +378,36 @@ def test_seeds_and_workers(tmp_path, net, data):
     assert left(first) == left(again) and left(first)[2] != left(other)[2]
 
 
-# ---------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
+
 
 @pytest.mark.parametrize("name", ["BASE", "SE_D"])
 def test_a_network_of_one_exit_has_no_ensemble(tmp_path, data, name):
     single = supernet(name)
-    with pytest.raises(runs.Refusal, match=f"{name} has none: use std"):
+    with pytest.raises(Refusal, match=f"{name} has none: use std"):
         run(tmp_path, single, data, exit=5)
     _, report = run(tmp_path, single, data, 5, "std", "SGD", weights=None)
     assert report["metrics"]["params"] == count([subnet(single, 5)], single.space, 10).params[0]
 
 
-@pytest.mark.parametrize("given, line", [
-    ({"method": "aep"}, "use one of std, ens"), ({"optimizer": "Adam"}, "use one of SGD, AdamW, Ranger"),
-    ({"weights": None}, "use one of DESC, ASC, MIX, UNIF"), ({"method": "std"}, "leave them out"),
-    ({"budget": BUDGET._replace(final="all")}, "use one of train\\+val, train")])
+@pytest.mark.parametrize(
+    "given, line",
+    [
+        ({"method": "aep"}, "use one of std, ens"),
+        ({"optimizer": "Adam"}, "use one of SGD, AdamW, Ranger"),
+        ({"weights": None}, "use one of DESC, ASC, MIX, UNIF"),
+        ({"method": "std"}, "leave them out"),
+        ({"budget": BUDGET._replace(final="all")}, "use one of train\\+val, train"),
+    ],
+)
 def test_wrong_arguments_are_one_line(tmp_path, net, data, given, line):
-    with pytest.raises(runs.Refusal, match=line) as refusal:
+    with pytest.raises(Refusal, match=line) as refusal:
         run(tmp_path, net, data, **given)
     assert "\n" not in str(refusal.value)
 
 
-# ---------------------------------------------------------------------------------------------- optimisers
+# --------------------------------------------------------------------------------------- optimisers
+
 
 def problem():
     torch.manual_seed(0)
@@ -296,8 +427,10 @@ def test_ranger_is_radam_with_lookahead_on_centred_gradients():
     network, _, _, descend = problem()
     other, x, y, _ = problem()
     lr, b1, b2, eps, n = 0.02, 0.95, 0.999, 1e-5, 20
-    optimizer = finetune.Ranger(network.parameters(), lr=lr)
-    moments = [(torch.zeros_like(p), torch.zeros_like(p), p.detach().clone()) for p in other.parameters()]
+    optimizer = train.Ranger(network.parameters(), lr=lr)
+    moments = [
+        (torch.zeros_like(p), torch.zeros_like(p), p.detach().clone()) for p in other.parameters()
+    ]
     adaptive = []
     for t in range(1, n + 1):
         gradients = torch.autograd.grad(F.mse_loss(other(x), y), list(other.parameters()))
@@ -325,33 +458,40 @@ def test_ranger_is_radam_with_lookahead_on_centred_gradients():
 @pytest.mark.parametrize("stop", [3, 6, 8])
 def test_ranger_resumes_exactly(tmp_path, stop):
     straight, _, _, descend = problem()
-    descend(finetune.Ranger(straight.parameters(), lr=0.02), 14)
+    descend(train.Ranger(straight.parameters(), lr=0.02), 14)
     first, _, _, descend = problem()
-    optimizer = finetune.Ranger(first.parameters(), lr=0.02)
+    optimizer = train.Ranger(first.parameters(), lr=0.02)
     descend(optimizer, stop)
-    runs.save_state(tmp_path / "state.pt", {"network": first.state_dict(), "optimizer": optimizer.state_dict()})
+    files.save_state(
+        tmp_path / "state.pt", {"network": first.state_dict(), "optimizer": optimizer.state_dict()}
+    )
     second, _, _, descend = problem()
-    optimizer, state = finetune.Ranger(second.parameters()), runs.load_state(tmp_path / "state.pt")
+    optimizer, state = train.Ranger(second.parameters()), files.load_state(tmp_path / "state.pt")
     second.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     descend(optimizer, 14 - stop)
-    assert all(torch.equal(p, q) for p, q in zip(second.parameters(), straight.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(second.parameters(), straight.parameters(), strict=True)
+    )
 
 
 def test_the_other_optimisers_have_the_settings_of_the_recipe():
-    sgd, adamw = (finetune.OPTIMIZERS[name](problem()[0]) for name in ("SGD", "AdamW"))
+    sgd, adamw = (post.OPTIMIZERS[name](problem()[0]) for name in ("SGD", "AdamW"))
     (group,) = sgd.param_groups  # batch norm and biases decay like the rest
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 3e-4, False)
     library = torch.optim.AdamW(problem()[0].parameters())
-    assert all(adamw.defaults[k] == library.defaults[k] for k in ("lr", "betas", "eps", "weight_decay", "amsgrad"))
+    assert all(
+        adamw.defaults[k] == library.defaults[k]
+        for k in ("lr", "betas", "eps", "weight_decay", "amsgrad")
+    )
     assert adamw.defaults["weight_decay"] == 0.01
 
 
-@pytest.mark.parametrize("name", finetune.OPTIMIZERS)
+@pytest.mark.parametrize("name", post.OPTIMIZERS)
 def test_every_optimiser_descends(name):
     network, x, y, descend = problem()
     before = F.mse_loss(network(x), y)
-    optimizer = finetune.OPTIMIZERS[name](network)
+    optimizer = post.OPTIMIZERS[name](network)
     optimizer.param_groups[0]["lr"] = 0.01
     descend(optimizer, 30)
     assert F.mse_loss(network(x), y) < 0.9 * before

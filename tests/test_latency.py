@@ -1,7 +1,7 @@
 """Latency: the measuring protocol, and tables whose every number can be foretold.
 
-Tables are built under a clock that counts work instead of time: a convolution or a classifier takes one tick per
-multiplication.  A sum of blocks must then be the whole network exactly.
+Tables are built under a clock that counts work instead of time: a convolution or a classifier takes
+one tick per multiplication.  A sum of blocks must then be the whole network exactly.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ import pytest
 import torch
 from torch import nn
 
-from nat_lib import evaluate, latency
+from nat_lib import evaluate, files, latency
 from nat_lib.arch import IRB, POINTWISE, TRANSFORM, Space
+from nat_lib.errors import Refusal
 from nat_lib.latency import Latency, build_table, load_table, measure, save_table
-from nat_lib.runs import Refusal
 from nat_lib.supernet import Supernet, with_width
 
 NAMES = ("BASE", "SE_P", "EE_D", "EE_DP")
@@ -33,7 +33,8 @@ def small(name, **more):
 
 
 class Work:
-    """A clock in seconds: one millisecond per million multiplications that layers have done since it was made."""
+    """A clock in seconds: one millisecond per million multiplications that layers have done since
+    it was made."""
 
     def __init__(self):
         self.done = 0
@@ -78,23 +79,36 @@ def genotypes(space, n, rng):
 
 
 def pulled_apart(table):
-    """The table with other numbers in its rows, all different, so that no two parts can be taken for each other."""
+    """The table with other numbers in its rows, all different, so that no two parts can be taken
+    for each other."""
     rng = np.random.default_rng(1)
     calibration = table.calibration.assign(intercept=rng.random(len(table.calibration)), slope=1.25)
-    return dataclasses.replace(table, rows=table.rows.assign(ms=rng.random(len(table.rows))), calibration=calibration)
+    return dataclasses.replace(
+        table, rows=table.rows.assign(ms=rng.random(len(table.rows))), calibration=calibration
+    )
 
 
 def row(table, arch, stage, block, part, kernel=0, expand=0):
     r = table.rows
-    found = r.ms[(r.width == arch.width) & (r.resolution == arch.resolution) & (r.stage == stage) & (r.block == block)
-                 & (r.part == part) & (r.kernel == kernel) & (r.expand == expand)]
+    found = r.ms[
+        (r.width == arch.width)
+        & (r.resolution == arch.resolution)
+        & (r.stage == stage)
+        & (r.block == block)
+        & (r.part == part)
+        & (r.kernel == kernel)
+        & (r.expand == expand)
+    ]
     assert len(found) == 1
     return found.item()
 
 
 def added_up(table, arch):
     """Sum of the rows of one subnet, block by block."""
-    space, total = table.space, row(table, arch, 0, "", "stem") + row(table, arch, arch.exit, "", "exit")
+    space, total = (
+        table.space,
+        row(table, arch, 0, "", "stem") + row(table, arch, arch.exit, "", "exit"),
+    )
     for s in range(arch.exit):
         sums = 0
         for b in range(arch.depth[s]):
@@ -108,24 +122,37 @@ def added_up(table, arch):
                 total += row(table, arch, s + 1, which, "transform")
             sums += bin(level).count("1") - 1
         if space.dense:
-            sums += {2: 0, 3: 1, 4: 3}[arch.depth[s]]      # y3 + y1, then y4 + y2 + y1
+            sums += {2: 0, 3: 1, 4: 3}[arch.depth[s]]  # y3 + y1, then y4 + y2 + y1
         total += sums * row(table, arch, s + 1, "", "sum") if sums else 0
     return total
 
 
-# ---------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
+
 
 class Counting(nn.Module):
     """Remembers what it was given, and in which mode it was."""
 
     def __init__(self):
         super().__init__()
-        self.conv, self.bn, self.frozen, self.seen = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), []
+        self.conv, self.bn, self.frozen, self.seen = (
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.BatchNorm2d(4),
+            [],
+        )
 
     def forward(self, x):
         modes = self.training, self.bn.training, self.frozen.training
-        self.seen.append((tuple(x.shape), modes, torch.is_inference_mode_enabled(), torch.get_num_threads(),
-                          x.is_contiguous(memory_format=torch.channels_last)))
+        self.seen.append(
+            (
+                tuple(x.shape),
+                modes,
+                torch.is_inference_mode_enabled(),
+                torch.get_num_threads(),
+                x.is_contiguous(memory_format=torch.channels_last),
+            )
+        )
         return self.frozen(self.bn(self.conv(x)))
 
 
@@ -133,15 +160,17 @@ class Counting(nn.Module):
 def test_a_measurement_runs_as_often_as_asked_in_evaluation_mode(warmup, runs):
     network = Counting()
     found = measure(network, 12, warmup, runs)
-    assert network.seen == [((1, 3, 12, 12), (False,) * 3, True, torch.get_num_threads(), True)] * (warmup + runs)
+    assert network.seen == [((1, 3, 12, 12), (False,) * 3, True, torch.get_num_threads(), True)] * (
+        warmup + runs
+    )
     assert found.runs == runs and found.ms > 0 and (found.iqr >= 0 if runs > 1 else found.iqr == 0)
 
 
 def test_a_measurement_says_where_and_when(monkeypatch):
-    ticks = iter([0, .010, 1, 1.030, 2, 2.020, 3, 3.090, 4, 4.040])
+    ticks = iter([0, 0.010, 1, 1.030, 2, 2.020, 3, 3.090, 4, 4.040])
     monkeypatch.setattr(latency.time, "perf_counter", lambda: next(ticks))
     found = measure(Counting(), 12, 0, 5, threads=1)
-    assert (found.ms, found.iqr) == pytest.approx((30, 20)) and found.runs == 5     # of 10 20 30 40 90
+    assert (found.ms, found.iqr) == pytest.approx((30, 20)) and found.runs == 5  # of 10 20 30 40 90
     assert found.device.startswith("cpu (") and found.threads == 1
     assert datetime.datetime.fromisoformat(found.date).date() <= datetime.date.today()
 
@@ -156,7 +185,7 @@ def test_a_measurement_leaves_the_network_and_the_process_as_they_were():
     assert (network.training, network.bn.training, network.frozen.training) == (True, True, False)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
-    network.conv = nn.Conv2d(4, 4, 3)       # cannot take an image
+    network.conv = nn.Conv2d(4, 4, 3)  # cannot take an image
     with pytest.raises(RuntimeError):
         measure(network, 12, 1, 1, threads=threads + 1)
     assert network.training and not network.frozen.training and torch.get_num_threads() == threads
@@ -170,7 +199,9 @@ def test_no_runs_are_refused():
 def test_evaluation_measures_the_network_before_its_batch_norms_are_folded(monkeypatch):
     space, seen = small("BASE", widths=(1.0,)), []
     x, y = torch.randn(6, 3, 16, 16), torch.arange(6) % 5
-    data = SimpleNamespace(calibration_batches=lambda resolution: [x], eval_batches=lambda *how: [(x, y)])
+    data = SimpleNamespace(
+        calibration_batches=lambda resolution: [x], eval_batches=lambda *how: [(x, y)]
+    )
     net, arch = Supernet(space, 1.0, 5), space.arch(resolution=16)
 
     def recorded(network, resolution):
@@ -178,12 +209,15 @@ def test_evaluation_measures_the_network_before_its_batch_norms_are_folded(monke
         return Latency(7.5, 0.0, 1, "", 1, "")
 
     monkeypatch.setattr(evaluate, "measure", recorded)
-    plain, timed = (evaluate.evaluate(net, arch, data, measure_latency=flag) for flag in (False, True))
+    plain, timed = (
+        evaluate.evaluate(net, arch, data, measure_latency=flag) for flag in (False, True)
+    )
     assert seen == [(sum(isinstance(m, nn.BatchNorm2d) for m in net.extract(arch).modules()), 16)]
     assert plain.latency_ms is None and timed == plain._replace(latency_ms=7.5)
 
 
-# ---------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
+
 
 def test_a_sum_of_blocks_is_the_whole_network(table):
     assert table.error.percent < 1e-6 and table.error.spearman == pytest.approx(1)
@@ -200,7 +234,7 @@ def test_latency_is_the_sum_of_the_rows_of_the_decoded_blocks(table, rng):
     by_exit = table.calibration.set_index("exit")
     wanted = [by_exit.intercept[a.exit] + 1.25 * added_up(table, a) for a in table.space.decode(X)]
     np.testing.assert_allclose(table.latency(X), wanted)
-    one_by_one = np.concatenate([table.latency(X[i:i + 1]) for i in range(len(X))])
+    one_by_one = np.concatenate([table.latency(X[i : i + 1]) for i in range(len(X))])
     assert np.array_equal(table.latency(X), one_by_one) and table.latency(X[:0]).shape == (0,)
 
 
@@ -211,8 +245,15 @@ def test_one_more_block_costs_its_row_and_what_its_skips_add(table):
         deeper = dataclasses.replace(arch, depth=(depth, *arch.depth[1:]))
         gained = np.diff(table.latency(space.encode([arch, deeper]))).item()
         irb = row(table, arch, 1, "other", "irb", 7, 6)
-        others = (row(table, arch, 1, "other", "pointwise") + row(table, arch, 1, "other", "transform")
-                  + 2 * row(table, arch, 1, "", "sum")) if space.parallel else 0
+        others = (
+            (
+                row(table, arch, 1, "other", "pointwise")
+                + row(table, arch, 1, "other", "transform")
+                + 2 * row(table, arch, 1, "", "sum")
+            )
+            if space.parallel
+            else 0
+        )
         dense = skips * row(table, arch, 1, "", "sum") if space.dense else 0
         assert gained == pytest.approx(1.25 * (irb + others + dense)) and gained > 0
         arch = deeper
@@ -234,7 +275,9 @@ def test_every_part_is_timed_once_in_every_slot_of_every_round(table):
     once = BUDGET["runs"] * BUDGET["rounds"]
     wanted = {(0, "", "stem", 0, 0): once * len(parts)}
     for s in (1, 2):
-        wanted |= {(s, "first", *part): once for part in parts} | {(s, "other", *part): 3 * once for part in parts}
+        wanted |= {(s, "first", *part): once for part in parts} | {
+            (s, "other", *part): 3 * once for part in parts
+        }
         wanted |= {(s, "", "exit", 0, 0): once * len(parts)} if s in space.exits else {}
         wanted |= {(s, "", "sum", 0, 0): once * len(parts)} if space.dense or space.parallel else {}
     places = product(space.widths, space.resolutions, wanted.items())
@@ -256,8 +299,14 @@ def test_the_chain_that_is_timed_is_the_network(rng):
 
 def test_the_networks_held_out_are_others_and_cover_all_exits(table):
     space = table.space
-    X, held_out = (np.array([c.split() for c in half.code], dtype=np.int64) for half in (table.fitted, table.check))
-    assert len(np.unique(space.active(np.concatenate([X, held_out])), axis=0)) == 2 * BUDGET["networks"]
+    X, held_out = (
+        np.array([c.split() for c in half.code], dtype=np.int64)
+        for half in (table.fitted, table.check)
+    )
+    assert (
+        len(np.unique(space.active(np.concatenate([X, held_out])), axis=0))
+        == 2 * BUDGET["networks"]
+    )
     assert space.decode(X[:2]) == [with_width(space.smallest, space.widths[0]), space.largest]
     if space.early_exits:
         assert set(X[:, 2]) == set(held_out[:, 2]) == {0, 1}
@@ -268,20 +317,30 @@ def test_the_error_is_that_of_the_networks_held_out(table):
     check = pd.DataFrame({"measured": [10.0, 20.0, 40.0], "predicted": [11.0, 19.0, 40.0]})
     error = dataclasses.replace(table, check=check).error
     assert (error.percent, error.spearman) == pytest.approx((5, 1))
-    assert dataclasses.replace(table, check=check.assign(predicted=[3.0, 2.0, 1.0])).error.spearman == -1
+    assert (
+        dataclasses.replace(table, check=check.assign(predicted=[3.0, 2.0, 1.0])).error.spearman
+        == -1
+    )
 
 
 def test_calibration_finds_a_slope_and_an_intercept_per_exit(rng):
     exits, sums = np.repeat([1, 3], 6), rng.random(12) + 1
-    found = latency._calibrate((1, 2, 3), exits, sums, np.where(exits == 1, 0.5, -0.25) + 1.5 * sums)
-    np.testing.assert_allclose(found.to_numpy(), [[1, 0.5, 1.5], [2, 0, 1.5], [3, -0.25, 1.5]], atol=1e-12)
+    found = latency._calibrate(
+        (1, 2, 3), exits, sums, np.where(exits == 1, 0.5, -0.25) + 1.5 * sums
+    )
+    np.testing.assert_allclose(
+        found.to_numpy(), [[1, 0.5, 1.5], [2, 0, 1.5], [3, -0.25, 1.5]], atol=1e-12
+    )
     with pytest.raises(Refusal, match="too busy to measure"):
         latency._calibrate((1, 3), exits, sums, 5 - sums)
 
 
 def test_a_table_says_how_it_was_made(table):
     assert table.device.startswith("cpu (") and table.threads == 1 and table.clock == "processor"
-    assert datetime.datetime.fromisoformat(table.date).date() <= datetime.date.today() and table.seconds > 0
+    assert (
+        datetime.datetime.fromisoformat(table.date).date() <= datetime.date.today()
+        and table.seconds > 0
+    )
 
 
 def test_several_threads_are_timed_by_wall_clock():
@@ -296,7 +355,11 @@ def test_a_table_by_the_real_clock():
     state = torch.get_rng_state()
     table = build_table(small("EE_B", resolutions=(16, 32)), 5, runs=3, rounds=2, networks=15)
     assert torch.equal(torch.get_rng_state(), state)
-    assert (table.rows.ms > 0).all() and (table.rows.iqr >= 0).all() and (table.check.measured > 0).all()
+    assert (
+        (table.rows.ms > 0).all()
+        and (table.rows.iqr >= 0).all()
+        and (table.check.measured > 0).all()
+    )
     assert np.isfinite(table.error).all()
 
 
@@ -308,12 +371,15 @@ def test_too_small_budgets_are_refused(wrong):
 
 def test_more_networks_than_the_space_has_are_refused(monkeypatch):
     space = small("BASE")
-    monkeypatch.setattr(Space, "sample_genotypes", lambda self, n, rng, by: self.encode([self.smallest] * n))
+    monkeypatch.setattr(
+        Space, "sample_genotypes", lambda self, n, rng, by: self.encode([self.smallest] * n)
+    )
     with pytest.raises(Refusal, match="too few subnets to compare 4"):
         build_table(space, 5, networks=2)
 
 
-# ---------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
+
 
 def test_a_saved_table_comes_back_exactly(table, tmp_path, rng):
     save_table(tmp_path / "table.json", table)
@@ -331,8 +397,14 @@ def test_a_saved_table_comes_back_exactly(table, tmp_path, rng):
 def test_a_table_of_something_else_is_refused(tables, tmp_path):
     path = tmp_path / "table.json"
     save_table(path, tables["BASE"])
-    for space, n_classes in ((small("SE_B"), 5), (small("BASE", resolutions=(16, 24)), 5), (small("BASE"), 6)):
-        with pytest.raises(Refusal, match=f"{re.escape(str(path))} was measured for .*BASE, 5 classes.*delete it"):
+    for space, n_classes in (
+        (small("SE_B"), 5),
+        (small("BASE", resolutions=(16, 24)), 5),
+        (small("BASE"), 6),
+    ):
+        with pytest.raises(
+            Refusal, match=f"{re.escape(str(path))} was measured for .*BASE, 5 classes.*delete it"
+        ):
             load_table(path, space, n_classes)
 
 
@@ -345,8 +417,10 @@ def test_damaged_files_are_refused(tables, tmp_path):
     edited = json.loads(text)
     edited["rows"]["ms"][3] += 1
     older = json.loads(text) | {"format": 0}
-    older["hash"] = latency.hash_of({k: v for k, v in older.items() if k != "hash"})
-    for wrong in (text[:len(text) // 2], "", json.dumps(edited), json.dumps(older), "[]", "{}"):
+    older["hash"] = files.hash_of({k: v for k, v in older.items() if k != "hash"})
+    for wrong in (text[: len(text) // 2], "", json.dumps(edited), json.dumps(older), "[]", "{}"):
         path.write_text(wrong)
-        with pytest.raises(Refusal, match=r"table\.json is (damaged|not valid JSON).*delete it and run again"):
+        with pytest.raises(
+            Refusal, match=r"table\.json is (damaged|not valid JSON).*delete it and run again"
+        ):
             load_table(path, small("BASE"), 5)

@@ -8,23 +8,30 @@ import pandas as pd
 import pytest
 import yaml
 
-from nat_lib import nat, plan, runs, search
+from nat_lib import evaluate as evaluate_module
+from nat_lib import files
 from nat_lib.arch import Space
+from nat_lib.cells import Cell
 from nat_lib.cost import count
+from nat_lib.errors import Refusal
+from nat_lib.run.params import Profile
+from nat_lib.search import distributions, strategies
+from nat_lib.search.archive import PHASES
+from nat_lib.studies import searches
 
 SUPERNETS = {1: "BASE", 4: "EE_D"}
 
 
 def searched(searching, out, phase=1, text="acc+macs", **changes):
     params, data, lay = searching
-    supernet, teacher = SUPERNETS[phase], search.PHASES[phase].teacher
+    supernet, teacher = SUPERNETS[phase], PHASES[phase].teacher
     if not (out / "ofav2_eps").exists():
         lay(out, supernet, (teacher,))
-    return nat.run_search(params | changes, supernet, phase, text, 0, data, out)
+    return searches.run_search(params | changes, supernet, phase, text, 0, data, out)
 
 
 def folder(out, phase=1, text="acc+macs"):
-    return out / nat.STUDY / "digits_turned" / f"{SUPERNETS[phase]}_p{phase}_{text}_s0"
+    return out / searches.STUDY / "digits_turned" / f"{SUPERNETS[phase]}_p{phase}_{text}_s0"
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +48,11 @@ def straight(request, searching, outs):
 
 def test_a_search_leaves_archives_candidates_and_returned_subnets(straight, searching):
     phase, _, at = straight
-    report = runs.read_json(at / "report.json")
-    iterations, archive, candidates, subnets = (pd.read_csv(at / f"{name}.csv") for name in (
-        "iterations", "archive", "candidates", "subnets"))
+    report = files.read_json(at / "report.json")
+    iterations, archive, candidates, subnets = (
+        pd.read_csv(at / f"{name}.csv")
+        for name in ("iterations", "archive", "candidates", "subnets")
+    )
     grows = phase == 1
     assert list(iterations.archive) == ([6, 8, 10] if grows else [6, 6, 6])
     assert list(archive.groupby("iteration").size()) == list(iterations.archive)
@@ -51,12 +60,20 @@ def test_a_search_leaves_archives_candidates_and_returned_subnets(straight, sear
     assert report["metrics"]["hypervolume"] == list(iterations.hypervolume)
     assert (iterations.hypervolume > 0).all() and iterations.supernet_top1[1:].between(0, 100).all()
     epochs = report["params"]["adaptation_epochs"]
-    assert (iterations.epochs[1:] == epochs).all() and (iterations.validations[1:] == (epochs if grows else 1)).all()
+    assert (iterations.epochs[1:] == epochs).all() and (
+        iterations.validations[1:] == (epochs if grows else 1)
+    ).all()
     assert (iterations.validation_seconds[1:] < iterations.seconds[1:]).all()
     space = Space.from_dict(report["params"]["space"])
-    X = nat.genotypes(archive.code)
-    np.testing.assert_allclose(archive.macs, count(X, space, 5).macs_tp / 1e6)      # of the subnet that was scored
-    assert subnets.front.all() and 1 <= subnets.returned.sum() <= 4 and subnets.returned.equals(subnets.high_tradeoff)
+    X = searches.genotypes(archive.code)
+    np.testing.assert_allclose(
+        archive.macs, count(X, space, 5).macs_tp / 1e6
+    )  # of the subnet that was scored
+    assert (
+        subnets.front.all()
+        and 1 <= subnets.returned.sum() <= 4
+        and subnets.returned.equals(subnets.high_tradeoff)
+    )
     assert not subnets.code.duplicated().any() and subnets.test_top1.between(0, 100).all()
     last = archive[archive.iteration == 2].set_index("code")
     np.testing.assert_allclose(subnets.val_top1, 100 - last.error[subnets.code])
@@ -68,29 +85,41 @@ def test_a_search_leaves_archives_candidates_and_returned_subnets(straight, sear
 
 def test_the_weights_adapt_and_every_member_is_scored_again(straight):
     _, _, at = straight
-    memory = nat.Memory(runs.Cell(at, "", "", {}), "evaluations").known
+    memory = searches.Memory(Cell(at, "", "", {}), "evaluations").known
     archive = pd.read_csv(at / "archive.csv")
-    space = Space.from_dict(runs.read_json(at / "report.json")["params"]["space"])
+    space = Space.from_dict(files.read_json(at / "report.json")["params"]["space"])
     for number, rows in archive.groupby("iteration"):
-        for code, error in zip(space.active(nat.genotypes(rows.code)), rows.error, strict=True):
-            assert 100 - memory[number, nat.code(code)]["val_top1"] == pytest.approx(error)
+        for code, error in zip(
+            space.active(searches.genotypes(rows.code)), rows.error, strict=True
+        ):
+            assert 100 - memory[number, searches.code(code)]["val_top1"] == pytest.approx(error)
     assert {version for version, _ in memory} == {0, 1, 2}
-    losses = [[row["val_loss"] for (v, _), row in memory.items() if v == version] for version in (0, 2)]
+    losses = [
+        [row["val_loss"] for (v, _), row in memory.items() if v == version] for version in (0, 2)
+    ]
     assert abs(np.mean(losses[0]) - np.mean(losses[1])) > 1e-3
 
 
 @pytest.mark.parametrize("straight", [1], indirect=True)
 def test_a_finished_search_is_only_read(straight, searching, monkeypatch):
     phase, out, at = straight
-    monkeypatch.setattr(nat, "evaluate", None)
-    assert searched(searching, out, phase) == runs.read_json(at / "report.json")
+    monkeypatch.setattr(searches, "evaluate", None)
+    assert searched(searching, out, phase) == files.read_json(at / "report.json")
 
 
-@pytest.mark.parametrize(("straight", "stop"), [(1, "candidates"), *(
-    (4, stop) for stop in ("first archive", "candidates", "adaptation", "again", "test"))], indirect=["straight"])
-def test_a_killed_search_goes_on_and_ends_with_the_same_archive(straight, searching, tmp_path, monkeypatch, stop):
+@pytest.mark.parametrize(
+    ("straight", "stop"),
+    [
+        (1, "candidates"),
+        *((4, stop) for stop in ("first archive", "candidates", "adaptation", "again", "test")),
+    ],
+    indirect=["straight"],
+)
+def test_a_killed_search_goes_on_and_ends_with_the_same_archive(
+    straight, searching, tmp_path, monkeypatch, stop
+):
     phase, _, at = straight
-    evaluate, tested, calls = nat.evaluate, nat.tested, []
+    evaluate, tested, calls = evaluate_module.evaluate, searches.tested, []
     first = 6 if phase == 1 else 12
     left = {"first archive": 3, "candidates": first + 1, "again": first + 4}.get(stop, 10**6)
     draws = iter(range(10**6))
@@ -102,56 +131,84 @@ def test_a_killed_search_goes_on_and_ends_with_the_same_archive(straight, search
         return evaluate(net, arch, *args)
 
     def dying_draw(*args, **kwargs):
-        if next(draws) == 9:            # 8 draws per adaptation: in the second one
+        if next(draws) == 9:  # 8 draws per adaptation: in the second one
             raise KeyboardInterrupt
         return sample(*args, **kwargs)
 
-    sample = nat.distributions.sample
-    monkeypatch.setattr(nat, "evaluate", dying)
+    sample = distributions.sample
+    monkeypatch.setattr(searches, "evaluate", dying)
     if stop == "adaptation":
-        monkeypatch.setattr(nat.distributions, "sample", dying_draw)
+        monkeypatch.setattr(distributions, "sample", dying_draw)
     if stop == "test":
-        monkeypatch.setattr(nat, "tested", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(searches, "tested", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         searched(searching, tmp_path, phase)
-    monkeypatch.setattr(nat.distributions, "sample", sample)
-    monkeypatch.setattr(nat, "tested", tested)
+    monkeypatch.setattr(distributions, "sample", sample)
+    monkeypatch.setattr(searches, "tested", tested)
     log = folder(tmp_path, phase) / "evaluations.0.jsonl"
     whole = log.read_text()
-    log.write_text(whole + '{"version": 0, "code": "0 1')       # and the last line was cut short
+    log.write_text(whole + '{"version": 0, "code": "0 1')  # and the last line was cut short
     left, before = 10**6, len(calls)
     searched(searching, tmp_path, phase)
     for name in ("archive", "candidates"):
-        assert (folder(tmp_path, phase) / f"{name}.csv").read_bytes() == (at / f"{name}.csv").read_bytes()
+        assert (folder(tmp_path, phase) / f"{name}.csv").read_bytes() == (
+            at / f"{name}.csv"
+        ).read_bytes()
     same = ["code", "returned", "val_top1", "test_top1", "test_loss", "params"]
     ours, theirs = (pd.read_csv(f / "subnets.csv")[same] for f in (folder(tmp_path, phase), at))
     pd.testing.assert_frame_equal(ours, theirs)
-    known = nat.Memory(runs.Cell(at, "", "", {}), "evaluations").known
-    assert before < len(calls) + (stop == "test") and len(calls) == len(known)      # nothing was scored twice
+    known = searches.Memory(Cell(at, "", "", {}), "evaluations").known
+    assert before < len(calls) + (stop == "test") and len(calls) == len(
+        known
+    )  # nothing was scored twice
 
 
 def test_objectives_come_in_any_order_and_number(searching, tmp_path):
     report = searched(searching, tmp_path, 1, "latency+macs+acc+params", iterations=1)
     assert report["params"]["objectives"] == "acc+params+macs+latency"
     archive = pd.read_csv(folder(tmp_path, 1, "acc+params+macs+latency") / "archive.csv")
-    assert list(archive.columns) == ["iteration", "code", "error", "params", "macs", "latency", "born"]
+    assert list(archive.columns) == [
+        "iteration",
+        "code",
+        "error",
+        "params",
+        "macs",
+        "latency",
+        "born",
+    ]
     space = Space.from_dict(report["params"]["space"])
-    table = nat.block_table(space, 5, searching[1].device, tmp_path)
-    np.testing.assert_allclose(archive.latency, table.latency(nat.genotypes(archive.code)))
+    table = searches.block_table(space, 5, searching[1].device, tmp_path)
+    np.testing.assert_allclose(archive.latency, table.latency(searches.genotypes(archive.code)))
     again = searched(searching, tmp_path, 1, "acc+macs+latency+params", iterations=1)
     assert again["hash"] == report["hash"]
 
 
-def test_accuracy_alone_returns_the_most_accurate_subnet_and_latency_can_be_measured(searching, tmp_path):
+def test_accuracy_alone_returns_the_most_accurate_subnet_and_latency_can_be_measured(
+    searching, tmp_path
+):
     searched(searching, tmp_path, 1, "acc", iterations=1)
     subnets = pd.read_csv(folder(tmp_path, 1, "acc") / "subnets.csv")
     archive = pd.read_csv(folder(tmp_path, 1, "acc") / "archive.csv")
     assert subnets.returned.sum() == 1 and subnets.latency_ms.min() > 0
-    assert subnets[subnets.returned].val_top1.item() == 100 - archive[archive.iteration == 1].error.min()
-    searched(searching, tmp_path, 1, "acc+latency", iterations=1, latency="measured", population=6, generations=2)
+    assert (
+        subnets[subnets.returned].val_top1.item()
+        == 100 - archive[archive.iteration == 1].error.min()
+    )
+    searched(
+        searching,
+        tmp_path,
+        1,
+        "acc+latency",
+        iterations=1,
+        latency="measured",
+        population=6,
+        generations=2,
+    )
     at = folder(tmp_path, 1, "acc+latency")
-    measured = nat.Memory(runs.Cell(at, "", "", {}), "latencies").known
-    assert all({"ms", "iqr", "runs", "device", "threads", "date"} <= set(row) for row in measured.values())
+    measured = searches.Memory(Cell(at, "", "", {}), "latencies").known
+    assert all(
+        {"ms", "iqr", "runs", "device", "threads", "date"} <= set(row) for row in measured.values()
+    )
     archive = pd.read_csv(at / "archive.csv")
     assert set(archive.latency) <= {row["ms"] for row in measured.values()}
 
@@ -163,73 +220,93 @@ def test_a_predictor_that_cannot_be_fitted_is_replaced_and_this_is_recorded(stra
 
 
 def test_a_new_objective_is_one_function(searching, tmp_path, monkeypatch):
-    monkeypatch.setitem(nat.COSTS, "params", lambda run, X: (X > 0).sum(axis=1).astype(float))
+    monkeypatch.setitem(searches.COSTS, "params", lambda run, X: (X > 0).sum(axis=1).astype(float))
     searched(searching, tmp_path, 1, "acc+params", iterations=1)
     archive = pd.read_csv(folder(tmp_path, 1, "acc+params") / "archive.csv")
-    np.testing.assert_array_equal(archive.params, (nat.genotypes(archive.code) > 0).sum(axis=1))
+    np.testing.assert_array_equal(
+        archive.params, (searches.genotypes(archive.code) > 0).sum(axis=1)
+    )
 
 
 def test_bad_input_is_refused_in_one_line_and_nothing_is_lost(searching, tmp_path, straight):
-    with pytest.raises(runs.Refusal, match="objective"):
+    with pytest.raises(Refusal, match="objective"):
         searched(searching, tmp_path, 1, "acc+energy")
     params, *_ = searching
     one_class = type("OneClass", (), {"n_classes": 1, "name": "x"})()
-    with pytest.raises(runs.Refusal, match="two or more"):
-        nat.warm_up(params, "BASE", "fixed", 0, one_class, tmp_path)
-    cell = runs.Cell(tmp_path, "", "", {})
-    runs.write_text(tmp_path / "log.0.jsonl", '{"version": 0, "code": "1", "val_top1": 3}\nnonsense\n')
-    with pytest.raises(runs.Refusal, match=r"log\.0\.jsonl, line 2"):
-        nat.Memory(cell, "log")
+    with pytest.raises(Refusal, match="two or more"):
+        searches.warm_up(params, "BASE", "fixed", 0, one_class, tmp_path)
+    cell = Cell(tmp_path, "", "", {})
+    files.write_text(
+        tmp_path / "log.0.jsonl", '{"version": 0, "code": "1", "val_top1": 3}\nnonsense\n'
+    )
+    with pytest.raises(Refusal, match=r"log\.0\.jsonl, line 2"):
+        searches.Memory(cell, "log")
 
 
 @pytest.mark.parametrize("straight", [1], indirect=True)
-def test_a_damaged_iteration_is_refused_and_the_one_before_is_gone_on_from(straight, searching, tmp_path):
+def test_a_damaged_iteration_is_refused_and_the_one_before_is_gone_on_from(
+    straight, searching, tmp_path
+):
     phase, *_ = straight
     searched(searching, tmp_path, phase)
     mine = folder(tmp_path, phase)
     (mine / "report.json").unlink()
     path = mine / "iterations/02.json"
     path.write_text(path.read_text()[:100])
-    with pytest.raises(runs.Refusal, match=r"02\.json"):
+    with pytest.raises(Refusal, match=r"02\.json"):
         searched(searching, tmp_path, phase)
     assert (mine / "evaluations.0.jsonl").exists()
 
 
 @pytest.mark.parametrize("straight", [1], indirect=True)
-def test_lost_evaluations_of_weights_that_have_moved_on_are_refused(straight, searching, tmp_path, monkeypatch):
+def test_lost_evaluations_of_weights_that_have_moved_on_are_refused(
+    straight, searching, tmp_path, monkeypatch
+):
     phase, *_ = straight
-    monkeypatch.setattr(nat.search, "nat", _moved_on(nat.search.nat))
+    monkeypatch.setattr(strategies, "nat", _moved_on(strategies.nat))
     with pytest.raises(KeyboardInterrupt):
         searched(searching, tmp_path, phase)
     monkeypatch.undo()
     mine = folder(tmp_path, phase)
     (mine / "evaluations.0.jsonl").unlink()
     (mine / "iterations/01.json").unlink(missing_ok=True)
-    with pytest.raises(runs.Refusal, match="begins anew"):
+    with pytest.raises(Refusal, match="begins anew"):
         searched(searching, tmp_path, phase)
 
 
 def _moved_on(original):
     """A search that dies after its first adaptation."""
+
     def dying(space, evaluate, adapt, fit, *args, **kwargs):
         def adapted(X, number):
             adapt(X, number)
             raise KeyboardInterrupt
+
         return original(space, evaluate, adapted, fit, *args, **kwargs)
+
     return dying
 
 
 def test_the_study_selects_phase_by_phase():
-    params = {"seeds": [0, 1], "searches": {"1": ["acc"], "4": ["acc+macs", "acc"]},
-              "nat_supernets": {"1": ["BASE", "EE_D"], "4": ["EE_D"]}}
-    assert nat.selected(params)[:4] == [("BASE", 1, "acc", 0), ("EE_D", 1, "acc", 0), ("EE_D", 4, "acc+macs", 0),
-                                        ("EE_D", 4, "acc", 0)]
-    assert len(nat.selected(params)) == 8
+    params = {
+        "seeds": [0, 1],
+        "searches": {"1": ["acc"], "4": ["acc+macs", "acc"]},
+        "nat_supernets": {"1": ["BASE", "EE_D"], "4": ["EE_D"]},
+    }
+    assert searches.selected(params)[:4] == [
+        ("BASE", 1, "acc", 0),
+        ("EE_D", 1, "acc", 0),
+        ("EE_D", 4, "acc+macs", 0),
+        ("EE_D", 4, "acc", 0),
+    ]
+    assert len(searches.selected(params)) == 8
 
 
 def test_the_sizes_of_phases_1_and_2_to_4_are_the_profiles():
     params = {"archive_sizes": [100, 300], "candidates": [8, 25], "multiplier": 10}
-    assert [nat.version_of(params, phase) for phase in (1, 2, 3, 4)] == [search.PHASES[p] for p in (1, 2, 3, 4)]
+    assert [searches.version_of(params, phase) for phase in (1, 2, 3, 4)] == [
+        PHASES[p] for p in (1, 2, 3, 4)
+    ]
 
 
 @pytest.fixture
@@ -237,27 +314,54 @@ def tiny_profile(searching, tmp_path):
     params, _, lay = searching
     lay(tmp_path / "out", "BASE")
     profile = tmp_path / "tiny.yaml"
-    profile.write_text(yaml.safe_dump({k: v for k, v in params.items() if k in plan.Profile.model_fields}
-                                      | {"job_hours": 1.0}))
-    return ["--profile", str(profile), "--out", str(tmp_path / "out"), "--supernet", "BASE", "--phase", "1"]
+    profile.write_text(
+        yaml.safe_dump(
+            {k: v for k, v in params.items() if k in Profile.model_fields} | {"job_hours": 1.0}
+        )
+    )
+    return [
+        "--profile",
+        str(profile),
+        "--out",
+        str(tmp_path / "out"),
+        "--supernet",
+        "BASE",
+        "--phase",
+        "1",
+    ]
 
 
 def test_several_processes_share_the_archive_and_end_with_the_same_one(tiny_profile, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-               "nat_lib.nat", *tiny_profile, "--set", "iterations=1", "population=12", "generations=3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=runs.ROOT, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "nat_lib.nat",
+        *tiny_profile,
+        "--set",
+        "iterations=1",
+        "population=12",
+        "generations=3",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=files.ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr
     at = folder(tmp_path / "out")
     shares = [len((at / f"evaluations.{rank}.jsonl").read_text().splitlines()) for rank in (0, 1)]
     archive = pd.read_csv(at / "archive.csv")
     assert sum(shares) == 6 + 2 + 8 and min(shares) >= 6 and len(archive) == 14
     first = archive[archive.iteration == 0]
-    whole = nat.Memory(runs.Cell(at, "", "", {}), "evaluations").known
-    space = Space.from_dict(runs.read_json(at / "report.json")["params"]["space"])
-    for code, error in zip(space.active(nat.genotypes(first.code)), first.error, strict=True):
-        assert 100 - whole[0, nat.code(code)]["val_top1"] == pytest.approx(error)
+    whole = searches.Memory(Cell(at, "", "", {}), "evaluations").known
+    space = Space.from_dict(files.read_json(at / "report.json")["params"]["space"])
+    for code, error in zip(space.active(searches.genotypes(first.code)), first.error, strict=True):
+        assert 100 - whole[0, searches.code(code)]["val_top1"] == pytest.approx(error)
 
 
 def test_the_command_line_refuses_in_one_line(tiny_profile, capsys):
-    assert nat.main([*tiny_profile, "--objectives", "acc+energy"]) == 2
+    assert searches.main([*tiny_profile, "--objectives", "acc+energy"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

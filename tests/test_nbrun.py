@@ -8,8 +8,10 @@ import time
 
 import pytest
 
-from nat_lib import nbrun, runs
-from nat_lib.runs import ROOT, Refusal
+from nat_lib import files
+from nat_lib.errors import Refusal
+from nat_lib.files import ROOT
+from nat_lib.run.notebook import Failure, _check, check_params
 
 STUCK = """import os, subprocess, time
 child = subprocess.Popen(["sleep", "600"])
@@ -22,8 +24,14 @@ def start(notebook, out, params, tmp_path, *options):
     file = tmp_path / "given.json"
     file.write_text(json.dumps(params))
     command = [sys.executable, "-m", "nat_lib.nbrun", notebook, out, "--params", file, *options]
-    return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def wait_for(condition, seconds=60):
@@ -42,31 +50,55 @@ def alive(pid):
         return False
 
 
-# ---------------------------------------------------------------------------------------------- parameters
+# --------------------------------------------------------------------------------------- parameters
 
-DEFAULTS = {"n": 1, "share": 0.5, "name": "a", "limit": None, "flag": True, "seeds": [0], "nets": {"1.0": ["BASE"]}}
+DEFAULTS = {
+    "n": 1,
+    "share": 0.5,
+    "name": "a",
+    "limit": None,
+    "flag": True,
+    "seeds": [0],
+    "nets": {"1.0": ["BASE"]},
+}
 
 
-@pytest.mark.parametrize("params", [
-    {"n": 2, "share": 1, "name": "b", "limit": 3, "flag": False, "seeds": [1, 2], "nets": {}}, {"n": None}, {},
-    {"nets": {"1.2": ["EE_D", "SE_D"]}}, {"limit": [1]}, {"seeds": []}])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"n": 2, "share": 1, "name": "b", "limit": 3, "flag": False, "seeds": [1, 2], "nets": {}},
+        {"n": None},
+        {},
+        {"nets": {"1.2": ["EE_D", "SE_D"]}},
+        {"limit": [1]},
+        {"seeds": []},
+    ],
+)
 def test_parameters_that_fit(tmp_path, make_notebook, params):
-    nbrun.check_params(make_notebook(tmp_path / "a.ipynb", DEFAULTS), params)
+    check_params(make_notebook(tmp_path / "a.ipynb", DEFAULTS), params)
 
 
-@pytest.mark.parametrize(("params", "message"), [
-    ({"m": 1}, "unknown parameter 'm'; the parameters cell knows n, share, name"),
-    ({"n": "2"}, "n: '2' does not have the type of its default 1"),
-    ({"n": 2.0}, "n: 2.0 does not"), ({"n": True}, "n: True does not"), ({"flag": 1}, "flag: 1 does not"),
-    ({"share": "1e-3"}, "share: '1e-3' does not have the type of its default 0.5"),
-    ({"seeds": 3}, "seeds: 3 does not"), ({"seeds": ["0"]}, r"seeds: \['0'\] does not"),
-    ({"nets": {"1.0": "BASE"}}, "nets: .* does not")])
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"m": 1}, "unknown parameter 'm'; the parameters cell knows n, share, name"),
+        ({"n": "2"}, "n: '2' does not have the type of its default 1"),
+        ({"n": 2.0}, "n: 2.0 does not"),
+        ({"n": True}, "n: True does not"),
+        ({"flag": 1}, "flag: 1 does not"),
+        ({"share": "1e-3"}, "share: '1e-3' does not have the type of its default 0.5"),
+        ({"seeds": 3}, "seeds: 3 does not"),
+        ({"seeds": ["0"]}, r"seeds: \['0'\] does not"),
+        ({"nets": {"1.0": "BASE"}}, "nets: .* does not"),
+    ],
+)
 def test_parameters_that_do_not_fit_are_refused(tmp_path, make_notebook, params, message):
     with pytest.raises(Refusal, match=message):
-        nbrun.check_params(make_notebook(tmp_path / "a.ipynb", DEFAULTS), params)
+        check_params(make_notebook(tmp_path / "a.ipynb", DEFAULTS), params)
 
 
-# ---------------------------------------------------------------------------------------------- running
+# ------------------------------------------------------------------------------------------ running
+
 
 def test_success_leaves_notebook_and_record_and_stops_where_told(tmp_path, make_notebook):
     work = """import os, sys
@@ -75,63 +107,95 @@ made = cell(ROOT / out, "study", "one", {"n": n})
 made.finish({}, seconds=0.0)
 opened = cell(ROOT / out, "study", "unfinished", {"n": n})
 print(n, sys.executable, os.environ["NAT_BATCH"], os.environ["OMP_NUM_THREADS"])"""
-    notebook = make_notebook(tmp_path / "nb" / "a.ipynb", {"n": 1, "out": "", "threads": 4}, work, "raise RuntimeError")
+    notebook = make_notebook(
+        tmp_path / "nb" / "a.ipynb", {"n": 1, "out": "", "threads": 4}, work, "raise RuntimeError"
+    )
     out = tmp_path / "out"
     out.mkdir()
     (out / ".tmp-1-a.ipynb").write_text("of a killed run")
     (out / "a.failed.ipynb").write_text("of a failed run")
-    process = start(notebook, out / "a.ipynb", {"n": 5, "out": str(out), "threads": 1}, tmp_path,
-                    "--until", "cells", "--record", out / "a.json", "--key", "abc")
+    process = start(
+        notebook,
+        out / "a.ipynb",
+        {"n": 5, "out": str(out), "threads": 1},
+        tmp_path,
+        "--until",
+        "cells",
+        "--record",
+        out / "a.json",
+        "--key",
+        "abc",
+    )
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    executed = runs.read_json(out / "a.ipynb")
+    executed = files.read_json(out / "a.ipynb")
     assert "".join(executed["cells"][-1]["outputs"][0]["text"]) == f"5 {sys.executable} 1 1\n"
     assert sorted(p.name for p in out.iterdir()) == ["a.ipynb", "a.json", "study"]
-    record = runs.read_json(out / "a.json")
+    record = files.read_json(out / "a.json")
     assert record["key"] == "abc" and record["files"] == ["a.ipynb"]
-    assert record["cells"] == {"study/one": runs.hash_of({"n": 5})}
-    assert sorted(p.name for p in (tmp_path / "nb").iterdir()) == ["a.ipynb"]       # nothing beside the source
+    assert record["cells"] == {"study/one": files.hash_of({"n": 5})}
+    assert sorted(p.name for p in (tmp_path / "nb").iterdir()) == [
+        "a.ipynb"
+    ]  # nothing beside the source
     assert not list(tmp_path.glob("nat-*"))
 
 
 def test_a_raising_cell_is_one_line_and_leaves_only_the_failed_copy(tmp_path, make_notebook):
-    notebook = make_notebook(tmp_path / "a.ipynb", {"n": 1},
-                             "from nat_lib.runs import Refusal\nraise Refusal('no images in x: add some')")
+    notebook = make_notebook(
+        tmp_path / "a.ipynb",
+        {"n": 1},
+        "from nat_lib.runs import Refusal\nraise Refusal('no images in x: add some')",
+    )
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.ipynb").write_text("an earlier result")
-    process = start(notebook, tmp_path / "out" / "a.ipynb", {}, tmp_path, "--record", tmp_path / "out" / "a.json")
+    process = start(
+        notebook,
+        tmp_path / "out" / "a.ipynb",
+        {},
+        tmp_path,
+        "--record",
+        tmp_path / "out" / "a.json",
+    )
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert re.match(r"failed: a: In \[\d\]: no images in x: add some \(see .*a\.failed\.ipynb\)$", err.splitlines()[-1])
+    assert re.match(
+        r"failed: a: In \[\d\]: no images in x: add some \(see .*a\.failed\.ipynb\)$",
+        err.splitlines()[-1],
+    )
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.failed.ipynb", "a.ipynb"]
     assert (tmp_path / "out" / "a.ipynb").read_text() == "an earlier result"
 
 
-def test_an_error_in_the_written_notebook_is_a_failure_whatever_papermill_says(tmp_path, make_notebook):
-    notebook = runs.read_json(make_notebook(tmp_path / "a.ipynb", {"n": 1}, "2"))
+def test_an_error_in_the_written_notebook_is_a_failure_whatever_papermill_says(
+    tmp_path, make_notebook
+):
+    notebook = files.read_json(make_notebook(tmp_path / "a.ipynb", {"n": 1}, "2"))
     for cell in notebook["cells"][1:]:
         cell["execution_count"] = 1
-    runs.write_json(tmp_path / "b.ipynb", notebook)
-    nbrun._check(tmp_path / "b.ipynb")
+    files.write_json(tmp_path / "b.ipynb", notebook)
+    _check(tmp_path / "b.ipynb")
     notebook["cells"][1]["execution_count"] = None
-    runs.write_json(tmp_path / "b.ipynb", notebook)
-    with pytest.raises(nbrun.Failure, match="a cell was not run"):
-        nbrun._check(tmp_path / "b.ipynb")
+    files.write_json(tmp_path / "b.ipynb", notebook)
+    with pytest.raises(Failure, match="a cell was not run"):
+        _check(tmp_path / "b.ipynb")
     error = {"output_type": "error", "ename": "E", "evalue": "x\ny"}
     notebook["cells"][1] |= {"execution_count": 1, "outputs": [error]}
-    runs.write_json(tmp_path / "b.ipynb", notebook)
-    with pytest.raises(nbrun.Failure, match=r"In \[1\]: E: x; y"):
-        nbrun._check(tmp_path / "b.ipynb")
+    files.write_json(tmp_path / "b.ipynb", notebook)
+    with pytest.raises(Failure, match=r"In \[1\]: E: x; y"):
+        _check(tmp_path / "b.ipynb")
     (tmp_path / "b.ipynb").write_text("{")
-    with pytest.raises(nbrun.Failure, match="no readable notebook"):
-        nbrun._check(tmp_path / "b.ipynb")
+    with pytest.raises(Failure, match="no readable notebook"):
+        _check(tmp_path / "b.ipynb")
 
 
 def test_refused_before_anything_runs(tmp_path, make_notebook):
     notebook = make_notebook(tmp_path / "a.ipynb", {"n": 1})
     process = start(notebook, tmp_path / "out" / "a.ipynb", {"m": 1}, tmp_path)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 2 and err == "a.ipynb: unknown parameter 'm'; the parameters cell knows n\n"
+    assert (
+        process.returncode == 2
+        and err == "a.ipynb: unknown parameter 'm'; the parameters cell knows n\n"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -141,7 +205,9 @@ def test_no_kernel_outlives_its_run(tmp_path, make_notebook, how):
     notebook = make_notebook(tmp_path / "a.ipynb", {"pids": ""}, STUCK)
     limit = ["--timeout", 8] if how == "time is up" else []
     process = start(notebook, tmp_path / "out" / "a.ipynb", {"pids": str(pids)}, tmp_path, *limit)
-    wait_for(lambda: pids.exists() or process.poll() is not None)       # a busy machine may need longer than the limit
+    wait_for(
+        lambda: pids.exists() or process.poll() is not None
+    )  # a busy machine may need longer than the limit
     kernel_and_child = [int(pid) for pid in pids.read_text().split()] if pids.exists() else []
     if how == "killed":
         process.kill()

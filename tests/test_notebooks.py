@@ -1,4 +1,5 @@
-"""The notebooks: how their sources read, and all of them run headless, in order, from an empty outputs folder."""
+"""The notebooks: how their sources read, and all of them run headless, in order, from an empty
+outputs folder."""
 
 import ast
 import json
@@ -11,23 +12,68 @@ import pandas as pd
 import pytest
 import yaml
 
-from nat_lib import claims, coverage, plan
-from nat_lib.runs import ROOT
+from nat_lib.files import ROOT
+from nat_lib.results import coverage
+from nat_lib.results.claims import Store, asked, parse, printed
+from nat_lib.run import params as params_run
+from nat_lib.run.params import (
+    EXPERIMENTS,
+    HOW_MUCH,
+    Profile,
+    load_experiment,
+    load_params,
+    load_profile,
+    parameters_cell,
+)
 
 SOURCES = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-TINY = {"profile": "tiny", "train_images": 80, "val_images": 40, "test_images": 40, "batch_size": 40,
-        "eval_batch_size": 40, "min_full_epochs": 2, "base_channels": [8, 8, 8, 8, 8, 8],
-        "train_resolutions": [16, 20, 24], "eval_resolutions": [16, 24], "val_subnets": 2, "grid_subnets": 3,
-        "calibration_images": 40, "epoch_fraction": 0.005, "supernets": {"1.0": ["BASE", "EE_D"], "1.2": ["SE_P"]},
-        "target_train_images": 80, "target_val_images": 40, "target_test_images": 40, "nat_batch_size": 40,
-        "nat_eval_batch_size": 40, "nat_epoch_fraction": 0.01, "nat_max_steps": 2, "nat_val_subnets": 1,
-        "nat_supernets": {"1": ["BASE", "EE_D"], "2": [], "3": [], "4": ["EE_D"]},
-        "searches": {"1": ["acc+macs"], "2": [], "3": [], "4": ["acc+latency"]}, "iterations": 1,
-        "archive_sizes": [6, 6], "candidates": [2, 2], "top": 4, "latency_runs": 2, "predictor_supernets": ["BASE"],
-        "predictors": ["ridge", "carts"], "predictor_sizes": [10, 12], "predictor_repeats": 2, "predictor_tests": 5,
-        "post_searches": {"1": ["acc+macs"], "4": ["acc+latency"]}, "post_epochs": 1, "post_max_steps": 1,
-        "aep_networks": ["MobileNetV3Small"], "aep_train_images": 80, "aep_val_images": 40, "aep_test_images": 40,
-        "aep_batch_size": 40, "aep_epochs": 1, "aep_latency_runs": 2}
+TINY = {
+    "profile": "tiny",
+    "train_images": 80,
+    "val_images": 40,
+    "test_images": 40,
+    "batch_size": 40,
+    "eval_batch_size": 40,
+    "min_full_epochs": 2,
+    "base_channels": [8, 8, 8, 8, 8, 8],
+    "train_resolutions": [16, 20, 24],
+    "eval_resolutions": [16, 24],
+    "val_subnets": 2,
+    "grid_subnets": 3,
+    "calibration_images": 40,
+    "epoch_fraction": 0.005,
+    "supernets": {"1.0": ["BASE", "EE_D"], "1.2": ["SE_P"]},
+    "target_train_images": 80,
+    "target_val_images": 40,
+    "target_test_images": 40,
+    "nat_batch_size": 40,
+    "nat_eval_batch_size": 40,
+    "nat_epoch_fraction": 0.01,
+    "nat_max_steps": 2,
+    "nat_val_subnets": 1,
+    "nat_supernets": {"1": ["BASE", "EE_D"], "2": [], "3": [], "4": ["EE_D"]},
+    "searches": {"1": ["acc+macs"], "2": [], "3": [], "4": ["acc+latency"]},
+    "iterations": 1,
+    "archive_sizes": [6, 6],
+    "candidates": [2, 2],
+    "top": 4,
+    "latency_runs": 2,
+    "predictor_supernets": ["BASE"],
+    "predictors": ["ridge", "carts"],
+    "predictor_sizes": [10, 12],
+    "predictor_repeats": 2,
+    "predictor_tests": 5,
+    "post_searches": {"1": ["acc+macs"], "4": ["acc+latency"]},
+    "post_epochs": 1,
+    "post_max_steps": 1,
+    "aep_networks": ["MobileNetV3Small"],
+    "aep_train_images": 80,
+    "aep_val_images": 40,
+    "aep_test_images": 40,
+    "aep_batch_size": 40,
+    "aep_epochs": 1,
+    "aep_latency_runs": 2,
+}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
@@ -42,25 +88,28 @@ def test_a_source_opens_with_prose_and_carries_no_outputs(path):
             assert not cell.outputs and cell.execution_count is None
             lines = cell.source.splitlines()
             assert len(lines) <= (30 if cell is second else 15), cell.source
-            assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(cell.source).body)
+            assert not any(
+                isinstance(node, ast.FunctionDef | ast.ClassDef)
+                for node in ast.parse(cell.source).body
+            )
     assert ".finish(" in notebook.cells[-1].source
     assert notebook.metadata.kernelspec.name == "python3"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
 def test_every_key_of_an_experiment_is_in_the_parameters_cell(path):
-    cell, study = plan.parameters_cell(path), path.stem.split("_", 1)[1]
-    assert set(plan.load_experiment(study)) <= set(cell)
-    assert not set(plan.Profile.model_fields) & set(plan.EXPERIMENTS[study].model_fields)
+    cell, study = parameters_cell(path), path.stem.split("_", 1)[1]
+    assert set(load_experiment(study)) <= set(cell)
+    assert not set(Profile.model_fields) & set(EXPERIMENTS[study].model_fields)
 
 
-@pytest.mark.parametrize("study", plan.HOW_MUCH)
+@pytest.mark.parametrize("study", HOW_MUCH)
 def test_the_defaults_of_a_notebook_are_the_smoke_profile(study):
     path = next(p for p in SOURCES if p.stem.endswith(study))
-    params = plan.load_params("smoke", study)
-    given = plan.given(study, plan.parameters_cell(path))
+    params = load_params("smoke", study)
+    given = params_run.given(study, parameters_cell(path))
     assert given | {"job_hours": params["job_hours"]} == {k: params[k] for k in given}
-    assert set(plan.EXPERIMENTS[study].model_fields) <= set(given)
+    assert set(EXPERIMENTS[study].model_fields) <= set(given)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +117,16 @@ def outputs(tmp_path_factory):
     """Everything that ./run_all.sh leaves behind for a tiny profile."""
     out = tmp_path_factory.mktemp("run") / "out"
     profile = out.parent / "tiny.yaml"
-    profile.write_text(yaml.safe_dump(plan.load_profile("smoke") | TINY, sort_keys=False))
+    profile.write_text(yaml.safe_dump(load_profile("smoke") | TINY, sort_keys=False))
     command = [str(ROOT / "run_all.sh"), "--profile", str(profile), "--out", str(out)]
-    done = subprocess.run(command, text=True, timeout=900, env=os.environ | {"NAT_PYTHON": sys.executable},
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        command,
+        text=True,
+        timeout=900,
+        env=os.environ | {"NAT_PYTHON": sys.executable},
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
@@ -84,63 +139,108 @@ def test_every_notebook_runs_and_leaves_its_report(outputs, path):
     kinds = {o.output_type for c in code for o in c.outputs}
     assert "error" not in kinds and kinds & {"display_data", "execute_result"}
     shown = json.dumps([o for c in code for o in c.outputs])
-    assert "application/vnd.jupyter.widget-view+json" not in shown  # batch notebooks create no widgets
+    assert (
+        "application/vnd.jupyter.widget-view+json" not in shown
+    )  # batch notebooks create no widgets
     reports = [json.loads(p.read_text()) for p in (outputs / "notebooks").glob("*/report.json")]
     assert path.stem in {r["name"] for r in reports}
 
 
 def test_the_tables_and_figures_of_chapter_4_are_there(outputs):
     left = {p.name for p in (outputs / "01_aep_study").iterdir()}
-    assert {"runs.csv", "values.csv", "exits.csv", "fig_4_2.png", "fig_4_2.csv", "subsets.png", "output_weights.csv",
-            "claims.csv"} <= left
+    assert {
+        "runs.csv",
+        "values.csv",
+        "exits.csv",
+        "fig_4_2.png",
+        "fig_4_2.csv",
+        "subsets.png",
+        "output_weights.csv",
+        "claims.csv",
+    } <= left
     runs = pd.read_csv(outputs / "01_aep_study/runs.csv")
     assert sorted(zip(runs.scenario, runs["mode"], strict=True)) == sorted(
-        (s, m) for s in ("TR-64", "FT-64") for m in ("SE", "DESC", "ASC", "MIX", "UNIF"))
+        (s, m) for s in ("TR-64", "FT-64") for m in ("SE", "DESC", "ASC", "MIX", "UNIF")
+    )
     assert runs.proxy.tolist() == [s == "FT-64" for s in runs.scenario]
     here = pd.read_csv(outputs / "07_thesis_report/chapter_4.csv")
     assert here.ours.notna().any()
-    assert not {"reproduced", "above", "below"} & set(here.verdict)         # not at the thesis's size
+    assert not {"reproduced", "above", "below"} & set(here.verdict)  # not at the thesis's size
 
 
 def test_the_report_holds_everything_that_the_thesis_shows(outputs):
     page = (outputs / "07_thesis_report.html").read_text()
-    rows = claims.printed("figures")
+    rows = printed("figures")
     for row in rows[rows.source == "thesis"].itertuples():
         number = row.id[1:]
         if row.kind == "figure":
-            assert (outputs / f"07_thesis_report/fig_{number.replace('.', '_')}.png").exists(), row.id
+            assert (outputs / f"07_thesis_report/fig_{number.replace('.', '_')}.png").exists(), (
+                row.id
+            )
             assert f"<b>Figure {number}</b>" in page, row.id
         else:
             assert f"Table {number}" in page, row.id
-    assert page.count("data:image/png;base64") == len(list((outputs / "07_thesis_report").glob("*.png"))) >= 38
+    assert (
+        page.count("data:image/png;base64")
+        == len(list((outputs / "07_thesis_report").glob("*.png")))
+        >= 38
+    )
 
 
 def test_a_claim_is_judged_where_the_profile_covers_it(outputs):
     judged = pd.read_csv(outputs / "07_thesis_report/claims.csv", keep_default_na=False)
-    profile, rules = plan.load_profile(outputs.parent / "tiny.yaml"), claims.printed("claims").set_index("id").rule
+    profile, rules = (
+        load_profile(outputs.parent / "tiny.yaml"),
+        printed("claims").set_index("id").rule,
+    )
     assert len(judged) == 154
-    for claim in judged[~judged.verdict.isin(["not run in this profile", "informative"])].itertuples():
-        wanted = claims.asked(claims.parse(rules[claim.id]), claims.Store())[1]
+    for claim in judged[
+        ~judged.verdict.isin(["not run in this profile", "informative"])
+    ].itertuples():
+        wanted = asked(parse(rules[claim.id]), Store())[1]
         assert all(coverage.covers(profile, *value) for value in wanted), claim.id
     assert judged.margin.ne("").any()
 
 
 def test_the_tables_and_figures_of_chapter_6_are_there(outputs):
-    wanted = {"03_predictors": {"fig_6_3", "fig_6_4", "fig_6_5"}, "05_post_processing": {"fig_6_6", "fig_6_11"},
-              "04_natv2_phases": {"fig_6_7", "fig_6_8", "fig_6_9", "hypervolume", "predictor_quality", "archive_shift"}}
+    wanted = {
+        "03_predictors": {"fig_6_3", "fig_6_4", "fig_6_5"},
+        "05_post_processing": {"fig_6_6", "fig_6_11"},
+        "04_natv2_phases": {
+            "fig_6_7",
+            "fig_6_8",
+            "fig_6_9",
+            "hypervolume",
+            "predictor_quality",
+            "archive_shift",
+        },
+    }
     for stem, figures in wanted.items():
         left = {p.name for p in (outputs / stem).iterdir()}
         assert {f"{name}.{kind}" for name in figures for kind in ("png", "csv")} <= left
-    claims = {row.id: row.verdict for row in pd.read_csv(outputs / "07_thesis_report/claims.csv").itertuples()}
-    assert claims["N51"] == claims["N52"] == claims["N54"] == "reproduced"      # the two laws of sampling; encodings
+    claims = {
+        row.id: row.verdict
+        for row in pd.read_csv(outputs / "07_thesis_report/claims.csv").itertuples()
+    }
+    assert (
+        claims["N51"] == claims["N52"] == claims["N54"] == "reproduced"
+    )  # the two laws of sampling; encodings
     assert claims["N01"] == "not run in this profile"
 
 
 def test_the_tables_and_figures_of_chapter_5_are_there(outputs):
     left = {p.name for p in (outputs / "02_ofav2_eps").iterdir()}
-    assert {"table_5_2.csv", "tables_5_3_5_4.csv", "best_subnets.png", "best_subnets_cost.csv",
-            "learning_curves_w1.0.png", "learning_curves_w1.2.png", "teacher_quality_w1.0.png",
-            "teacher_quality_w1.2.png", "best_per_step_w1.0.png"} <= left
+    assert {
+        "table_5_2.csv",
+        "tables_5_3_5_4.csv",
+        "best_subnets.png",
+        "best_subnets_cost.csv",
+        "learning_curves_w1.0.png",
+        "learning_curves_w1.2.png",
+        "teacher_quality_w1.0.png",
+        "teacher_quality_w1.2.png",
+        "best_per_step_w1.0.png",
+    } <= left
     assert any(p.suffix == ".png" for p in (outputs / "07_thesis_report").iterdir())
     assert any("claims" in p.name for p in (outputs / "07_thesis_report").iterdir())
 

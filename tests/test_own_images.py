@@ -10,8 +10,9 @@ import yaml
 from PIL import Image
 from test_notebooks import TINY
 
-from nat_lib import plan, runs
-from nat_lib.runs import ROOT
+from nat_lib import files
+from nat_lib.files import ROOT
+from nat_lib.run import params
 
 CLASSES = ["amber", "blue", "grey"]
 
@@ -23,25 +24,49 @@ def draw(folder, n=40, seed=0):
         (folder / name).mkdir(parents=True)
         for i in range(n):
             side = tuple(rng.integers(40, 80, 2))
-            pixels = np.clip(np.array(colour) + rng.normal(0, 40, (*side, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(np.array(colour) + rng.normal(0, 40, (*side, 3)), 0, 255).astype(
+                np.uint8
+            )
             Image.fromarray(pixels).save(folder / name / f"{i}.jpg")
 
 
 def test_a_folder_goes_in_and_a_network_comes_out(tmp_path):
     draw(tmp_path / "pictures")
-    small = {"supernets": {"1.0": ["EE_D"], "1.2": []}, "nat_supernets": {"1": [], "2": [], "3": [], "4": ["EE_D"]},
-             "searches": {"1": [], "2": [], "3": [], "4": ["acc+macs"]}, "min_full_epochs": 4}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(plan.load_profile("smoke") | TINY | small))
+    small = {
+        "supernets": {"1.0": ["EE_D"], "1.2": []},
+        "nat_supernets": {"1": [], "2": [], "3": [], "4": ["EE_D"]},
+        "searches": {"1": [], "2": [], "3": [], "4": ["acc+macs"]},
+        "min_full_epochs": 4,
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(params.load_profile("smoke") | TINY | small))
     done = subprocess.run(
-        [ROOT / "run_all.sh", "--profile", tmp_path / "tiny.yaml", "--dataset", "folder", "--data-dir",
-         tmp_path / "pictures", "--only", "02,04,06", "--out", tmp_path / "out"], text=True, timeout=900, check=False,
-        capture_output=True, env=os.environ | {"NAT_PYTHON": sys.executable, "XDG_CACHE_HOME": str(tmp_path / "c")})
+        [
+            ROOT / "run_all.sh",
+            "--profile",
+            tmp_path / "tiny.yaml",
+            "--dataset",
+            "folder",
+            "--data-dir",
+            tmp_path / "pictures",
+            "--only",
+            "02,04,06",
+            "--out",
+            tmp_path / "out",
+        ],
+        text=True,
+        timeout=900,
+        check=False,
+        capture_output=True,
+        env=os.environ | {"NAT_PYTHON": sys.executable, "XDG_CACHE_HOME": str(tmp_path / "c")},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
     folder = tmp_path / "out" / "06_pareto_browser" / "recommended"
-    card = runs.read_json(folder / "subnet.json")
+    card = files.read_json(folder / "subnet.json")
     assert card["classes"] == CLASSES
-    assert {"subnet.onnx", "subnet.pt2", "subnet.safetensors", "README.md"} <= {p.name for p in folder.iterdir()}
+    assert {"subnet.onnx", "subnet.pt2", "subnet.safetensors", "README.md"} <= {
+        p.name for p in folder.iterdir()
+    }
     network, side = onnxruntime.InferenceSession(folder / "subnet.onnx"), card["input"]["size"]
     images = np.random.default_rng(0).normal(size=(5, 3, side, side)).astype(np.float32)
     logits = network.run(None, {network.get_inputs()[0].name: images})[0]

@@ -5,12 +5,31 @@ import warnings
 import numpy as np
 import pytest
 
-from nat_lib.pareto import crowding, directions, front, high_tradeoff, hypervolume, survive, unit
-from nat_lib.runs import Refusal
+from nat_lib.errors import Refusal
+from nat_lib.search.pareto import (
+    crowding,
+    directions,
+    front,
+    high_tradeoff,
+    hypervolume,
+    survive,
+    unit,
+)
 
-TOY = np.array([[1, 9], [2, 6], [3, 5], [4, 4], [9, 1],    # the front; its most crowded member is the third
-                [2, 9], [5, 5], [9, 2],                    # rank 1
-                [9, 9]], dtype=float)                      # rank 2
+TOY = np.array(
+    [
+        [1, 9],
+        [2, 6],
+        [3, 5],
+        [4, 4],
+        [9, 1],  # the front; its most crowded member is the third
+        [2, 9],
+        [5, 5],
+        [9, 2],  # rank 1
+        [9, 9],
+    ],
+    dtype=float,
+)  # rank 2
 
 
 @pytest.fixture
@@ -38,12 +57,13 @@ def a_front(n, M, rng):
     return 1 - F / np.linalg.norm(F, axis=1, keepdims=True)
 
 
-# ---------------------------------------------------------------------------------------------- dominance, crowding
+# ------------------------------------------------------------------------------ dominance, crowding
+
 
 @pytest.mark.parametrize("M", [1, 2, 3, 4])
 def test_the_front_is_what_nothing_dominates(M, rng):
     for _ in range(20):
-        F = rng.integers(0, 6, (30, M)).astype(float)      # many equal rows
+        F = rng.integers(0, 6, (30, M)).astype(float)  # many equal rows
         assert (front(F) == [not any(dominates(a, b) for a in F) for b in F]).all()
 
 
@@ -51,10 +71,23 @@ def test_equal_rows_are_all_in_the_front():
     assert front([[1, 2], [1, 2], [2, 1], [2, 2]]).tolist() == [True, True, True, False]
 
 
-@pytest.mark.parametrize(("F", "what"), [([[1.0, np.nan]], "objective 1 of subnet 0"), ([[np.inf]], "objective 0"),
-                                         ([1.0, 2.0], "shape"), (np.empty((3, 0)), "shape")])
+@pytest.mark.parametrize(
+    ("F", "what"),
+    [
+        ([[1.0, np.nan]], "objective 1 of subnet 0"),
+        ([[np.inf]], "objective 0"),
+        ([1.0, 2.0], "shape"),
+        (np.empty((3, 0)), "shape"),
+    ],
+)
 def test_values_that_no_objective_can_have_are_refused(F, what, rng):
-    for call in (front, crowding, high_tradeoff, lambda F: survive(F, 1, rng), lambda F: hypervolume(F, [1.0])):
+    for call in (
+        front,
+        crowding,
+        high_tradeoff,
+        lambda F: survive(F, 1, rng),
+        lambda F: hypervolume(F, [1.0]),
+    ):
         with pytest.raises(Refusal, match=what):
             call(F)
 
@@ -64,7 +97,7 @@ def test_crowding_by_hand():
     assert crowding(F).tolist() == pytest.approx([np.inf, (0.4 + 0.6) / 2, (0.9 + 0.6) / 2, np.inf])
     order = [2, 0, 3, 1]
     assert crowding(F[order]).tolist() == pytest.approx(crowding(F)[order].tolist())
-    assert (crowding(F * [1000, 0.001] + [5, 7]) == pytest.approx(crowding(F)))
+    assert crowding(F * [1000, 0.001] + [5, 7]) == pytest.approx(crowding(F))
 
 
 def test_of_equal_rows_one_stands_for_all():
@@ -80,7 +113,8 @@ def test_unit_puts_every_objective_between_0_and_1():
     assert unit(F, like=F - [2, 0, 0]).tolist() == [[1, 0, 0], [2, 1, 0]]
 
 
-# ---------------------------------------------------------------------------------------------- survival
+# ----------------------------------------------------------------------------------------- survival
+
 
 @pytest.mark.parametrize("M", [1, 2, 3, 4])
 def test_survivors_are_as_many_as_asked_and_no_better_rank_leaves_before_a_worse_one(M, rng):
@@ -106,9 +140,9 @@ def test_one_objective_keeps_the_smallest_errors(rng):
 
 def test_two_objectives_keep_the_ends_and_lose_the_crowded(rng):
     assert survive(TOY, 5, rng).tolist() == [0, 1, 2, 3, 4]
-    assert survive(TOY, 4, rng).tolist() == [0, 1, 3, 4]               # the third is the most crowded
+    assert survive(TOY, 4, rng).tolist() == [0, 1, 3, 4]  # the third is the most crowded
     assert survive(TOY, 2, rng).tolist() == [0, 4]
-    assert survive(TOY, 7, rng).tolist() == [0, 1, 2, 3, 4, 5, 7]      # the ends of the next rank
+    assert survive(TOY, 7, rng).tolist() == [0, 1, 2, 3, 4, 5, 7]  # the ends of the next rank
     for n in (2, 5, 20):
         F = a_front(40, 2, rng)
         assert set(F.argmin(axis=0)) <= set(survive(F, n, rng))
@@ -118,7 +152,10 @@ def test_equally_crowded_rows_leave_at_random():
     line = np.column_stack([np.arange(11.0), 10 - np.arange(11.0)])
     drawn = {tuple(survive(line, 6, np.random.default_rng(seed))) for seed in range(20)}
     assert len(drawn) > 10 and all({0, 10} <= set(kept) for kept in drawn)
-    assert survive(line, 6, np.random.default_rng(3)).tolist() == survive(line, 6, np.random.default_rng(3)).tolist()
+    assert (
+        survive(line, 6, np.random.default_rng(3)).tolist()
+        == survive(line, 6, np.random.default_rng(3)).tolist()
+    )
 
 
 def test_copies_leave_first(rng):
@@ -128,22 +165,29 @@ def test_copies_leave_first(rng):
 
 
 def test_three_objectives_spread_the_survivors_over_the_front(rng):
-    """Their nearest neighbours among themselves are farther away than those of as many drawn at random."""
+    """Their nearest neighbours among themselves are farther away than those of as many drawn at
+    random."""
     F = a_front(300, 3, rng)
 
     def nearest(rows):
         d = np.linalg.norm(F[rows][:, None] - F[rows][None], axis=2) + 9 * np.eye(len(rows))
         return d.min(axis=1).mean()
 
-    assert nearest(survive(F, 20, rng)) > 1.25 * np.mean([nearest(rng.choice(300, 20, False)) for _ in range(50)])
+    assert nearest(survive(F, 20, rng)) > 1.25 * np.mean(
+        [nearest(rng.choice(300, 20, False)) for _ in range(50)]
+    )
 
 
 @pytest.mark.parametrize("M", [2, 3, 4])
 def test_the_units_of_the_objectives_do_not_decide_who_survives(M, rng):
-    units = np.array([30, 1e-4, 5e-3, 5.0])[:M]            # counts of small networks in millions are that small
+    units = np.array([30, 1e-4, 5e-3, 5.0])[
+        :M
+    ]  # counts of small networks in millions are that small
     for seed in range(30):
         F = a_front(60, M, rng)
-        kept = [survive(G, 12, np.random.default_rng(seed)).tolist() for G in (F, F * units + units)]
+        kept = [
+            survive(G, 12, np.random.default_rng(seed)).tolist() for G in (F, F * units + units)
+        ]
         assert kept[0] == kept[1]
 
 
@@ -161,12 +205,15 @@ def test_reference_directions_lie_on_the_simplex_and_are_made_once():
     one = directions(3, 20)
     assert one is directions(3, 20) and one.shape == (20, 3)
     np.testing.assert_allclose(one.sum(axis=1), 1)
-    assert one.min() >= 0 and all((np.abs(one - corner) < 1e-9).all(axis=1).any() for corner in np.eye(3))
+    assert one.min() >= 0 and all(
+        (np.abs(one - corner) < 1e-9).all(axis=1).any() for corner in np.eye(3)
+    )
     apart = np.linalg.norm(one[:, None] - one[None], axis=2) + 9 * np.eye(20)
-    assert apart.min() > 0.22                              # 20 even points of this triangle are about 0.26 apart
+    assert apart.min() > 0.22  # 20 even points of this triangle are about 0.26 apart
 
 
-# ---------------------------------------------------------------------------------------------- hypervolume
+# -------------------------------------------------------------------------------------- hypervolume
+
 
 def test_hypervolume_is_the_number_of_dominated_cells(rng):
     for _ in range(5):
@@ -174,18 +221,24 @@ def test_hypervolume_is_the_number_of_dominated_cells(rng):
         cells = sum((F <= [i, j]).all(axis=1).any() for i in range(10) for j in range(10))
         assert hypervolume(F, [10, 10]) == pytest.approx(cells / 100)
     F = rng.integers(0, 6, (9, 3)).astype(float)
-    cells = sum((F <= [i, j, k]).all(axis=1).any() for i in range(6) for j in range(7) for k in range(8))
+    cells = sum(
+        (F <= [i, j, k]).all(axis=1).any() for i in range(6) for j in range(7) for k in range(8)
+    )
     assert hypervolume(F, [6, 7, 8]) == pytest.approx(cells / (6 * 7 * 8))
 
 
 @pytest.mark.parametrize("M", [1, 2, 3, 4])
 def test_hypervolume_of_boxes(M, rng):
     reference = rng.uniform(1, 50, M)
-    assert hypervolume(reference[None] / 1.01, reference) == pytest.approx((1 - 1 / 1.01) ** M)    # > 0
+    assert hypervolume(reference[None] / 1.01, reference) == pytest.approx(
+        (1 - 1 / 1.01) ** M
+    )  # > 0
     assert hypervolume(np.zeros((1, M)), reference) == pytest.approx(1)
     half = reference / 2
     assert hypervolume([half, reference * 0.75], reference) == pytest.approx(0.5**M)
-    assert hypervolume([half, half * 0 + 100], reference) == pytest.approx(0.5**M)     # beyond adds nothing
+    assert hypervolume([half, half * 0 + 100], reference) == pytest.approx(
+        0.5**M
+    )  # beyond adds nothing
     assert hypervolume([reference * 1.2], reference) == 0
 
 
@@ -203,7 +256,8 @@ def test_a_reference_without_volume_is_refused(reference):
         hypervolume([[0.5, 0.5]], reference)
 
 
-# ---------------------------------------------------------------------------------------------- high tradeoff
+# ------------------------------------------------------------------------------------ high tradeoff
+
 
 def slow_tradeoff(F, radius, reduce, average, normalise):
     """Thesis eq. 3.1 to 3.3 in loops, for a front."""
@@ -221,7 +275,11 @@ def slow_tradeoff(F, radius, reduce, average, normalise):
             loss = [f[j, k] - f[i, k] for k in range(M) if f[j, k] > f[i, k]]
             gain = [f[i, k] - f[j, k] for k in range(M) if f[i, k] > f[j, k]]
             if loss or gain:
-                found.append((sum(loss) / len(loss)) / (sum(gain) / len(gain)) if average else sum(loss) / sum(gain))
+                found.append(
+                    (sum(loss) / len(loss)) / (sum(gain) / len(gain))
+                    if average
+                    else sum(loss) / sum(gain)
+                )
         values.append(reduce(found))
     return np.array(values)
 
@@ -239,15 +297,20 @@ def test_high_tradeoff_is_equations_3_1_to_3_3(M, reduce, average, normalise, rn
 
 
 def test_the_knee_of_a_bent_front_comes_first():
-    bend = np.array([[0, 10], [0.5, 8], [1, 6], [1.5, 4], [2, 2], [4, 1.5], [6, 1], [8, 0.5], [10, 0]])
+    bend = np.array(
+        [[0, 10], [0.5, 8], [1, 6], [1.5, 4], [2, 2], [4, 1.5], [6, 1], [8, 0.5], [10, 0]]
+    )
     assert high_tradeoff(bend)[0] == 4
 
 
 def test_units_do_not_change_the_choice_unless_asked_to(rng):
     F = a_front(40, 2, rng)
-    seconds = F * [100, 1e-3]                              # percent and seconds
+    seconds = F * [100, 1e-3]  # percent and seconds
     assert high_tradeoff(F).tolist() == high_tradeoff(seconds).tolist()
-    assert high_tradeoff(F, normalise=False).tolist() != high_tradeoff(seconds, normalise=False).tolist()
+    assert (
+        high_tradeoff(F, normalise=False).tolist()
+        != high_tradeoff(seconds, normalise=False).tolist()
+    )
 
 
 def test_only_the_front_is_chosen_from(rng):
@@ -262,7 +325,9 @@ def test_a_front_no_larger_than_asked_is_returned_whole(n, rng):
         F = a_front(n, M, rng) if M > 1 else np.ones((n, 1))
         assert sorted(high_tradeoff(F).tolist()) == list(range(n))
     line = np.column_stack([np.arange(n), -np.arange(n), np.full(n, 7)])
-    assert sorted(high_tradeoff(line).tolist()) == list(range(n))      # an objective that is the same for all
+    assert sorted(high_tradeoff(line).tolist()) == list(
+        range(n)
+    )  # an objective that is the same for all
 
 
 def test_equal_rows_do_not_count_as_neighbours(rng):

@@ -3,44 +3,76 @@ import json
 import pytest
 import yaml
 
-from nat_lib import data, plan
-from nat_lib.runs import ROOT, Refusal
+from nat_lib.data import batches
+from nat_lib.errors import Refusal
+from nat_lib.files import ROOT
+from nat_lib.run import jobs as jobs_run
+from nat_lib.run import params as params_run
+from nat_lib.run.jobs import WORK, _changed, due, plan_jobs, prepare
+from nat_lib.run.params import (
+    DATASETS,
+    RUN_KEYS,
+    Posting,
+    Profile,
+    assignments,
+    load_experiment,
+    load_params,
+    load_profile,
+    parameters_cell,
+)
 
-PROFILES, EXPERIMENTS = (sorted(p.stem for p in (ROOT / "params" / kind).glob("*.yaml"))
-                         for kind in ("profiles", "experiments"))
+PROFILES, EXPERIMENTS = (
+    sorted(p.stem for p in (ROOT / "params" / kind).glob("*.yaml"))
+    for kind in ("profiles", "experiments")
+)
 
 
-# ---------------------------------------------------------------------------------------------- parameters
+# --------------------------------------------------------------------------------------- parameters
+
 
 def test_every_parameter_file_is_valid_and_has_a_model():
-    assert PROFILES == ["laptop", "paper", "smoke"] and EXPERIMENTS == sorted(plan.EXPERIMENTS)
+    assert PROFILES == ["laptop", "paper", "smoke"] and EXPERIMENTS == sorted(
+        params_run.EXPERIMENTS
+    )
     for profile in PROFILES:
-        assert plan.load_profile(profile)["profile"] == profile
+        assert load_profile(profile)["profile"] == profile
         for study in EXPERIMENTS:
-            assert plan.load_params(profile, study)["profile"] == profile
+            assert load_params(profile, study)["profile"] == profile
 
 
 def test_profile_and_experiment_keys_do_not_overlap():
-    for model in plan.EXPERIMENTS.values():
-        assert not set(model.model_fields) & {*plan.Profile.model_fields, *plan.RUN_KEYS}
+    for model in params_run.EXPERIMENTS.values():
+        assert not set(model.model_fields) & {*Profile.model_fields, *RUN_KEYS}
 
 
 def test_the_paper_profile_runs_everything_at_full_size():
-    paper = plan.load_profile("paper")
+    paper = load_profile("paper")
     assert paper["base_channels"] == [16, 24, 40, 80, 112, 160] and paper["batch_size"] == 200
     assert paper["epoch_fraction"] == paper["lr_factor"] == 1.0 and paper["val_subnets"] == 32
-    assert all(paper[key] is None for key in ("train_images", "val_images", "test_images", "grid_subnets",
-                                              "max_steps_per_epoch"))
+    assert all(
+        paper[key] is None
+        for key in (
+            "train_images",
+            "val_images",
+            "test_images",
+            "grid_subnets",
+            "max_steps_per_epoch",
+        )
+    )
     assert all(len(names) == 8 and "SE_B" not in names for names in paper["supernets"].values())
 
 
 def test_data_sets_are_those_of_the_data_module():
-    assert set(plan.DATASETS) == set(data.DATASETS)
+    assert set(DATASETS) == set(batches.DATASETS)
 
 
 def test_overrides_win_and_whole_numbers_serve_as_numbers():
-    params = plan.load_params("smoke", "ofav2_eps", {"lr_factor": 2, "seeds": [0, 1]})
-    assert params["lr_factor"] == 2.0 and isinstance(params["lr_factor"], float) and params["seeds"] == [0, 1]
+    params = load_params("smoke", "ofav2_eps", {"lr_factor": 2, "seeds": [0, 1]})
+    assert (
+        params["lr_factor"] == 2.0
+        and isinstance(params["lr_factor"], float)
+        and params["seeds"] == [0, 1]
+    )
 
 
 REFUSED = [
@@ -71,7 +103,10 @@ REFUSED = [
     ("colour=red", "--set colour: unknown key; the keys are profile, data_dir"),
     ("aep_networks=[LeNet]", "aep_networks[0]: 'LeNet' is not one of 'ResNet50', 'VGG16'"),
     ("aep_scenarios={TR-32: 32}", "aep_scenarios[TR-32]: 'TR-32' is not one of 'TR-224'"),
-    ("aep_datasets=[cifar10]", "data_dir: cifar10 needs the folder its images lie in (--data-dir DIR)"),
+    (
+        "aep_datasets=[cifar10]",
+        "data_dir: cifar10 needs the folder its images lie in (--data-dir DIR)",
+    ),
     ("lr_factor", "--set lr_factor: write key=value"),
     ("lr_factor=[", "--set lr_factor=[: write key=value"),
 ]
@@ -80,7 +115,7 @@ REFUSED = [
 @pytest.mark.parametrize(("text", "message"), REFUSED)
 def test_bad_values_are_refused_with_key_and_legal_values(text, message):
     with pytest.raises(Refusal) as refusal:
-        plan.load_params("smoke", "ofav2_eps", plan.assignments([text]))
+        load_params("smoke", "ofav2_eps", assignments([text]))
     assert message in str(refusal.value)
 
 
@@ -91,132 +126,182 @@ def test_all_mistakes_of_a_file_are_told_one_line_each(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(Refusal) as refusal:
-        plan.load_profile(path)
+        load_profile(path)
     lines = str(refusal.value).splitlines()
     assert len(lines) == 3 and all(line.startswith(f"{path}: ") for line in lines)
     assert "threads: must be given: it is missing" in str(refusal.value)
     assert "colour: unknown key; the keys are profile, data_dir" in str(refusal.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("profile: [", "line 1: not valid YAML"), ("- a", "must be lines of 'key: value'"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("profile: [", "line 1: not valid YAML"),
+        ("- a", "must be lines of 'key: value'"),
+        (None, "cannot be read"),
+    ],
+)
 def test_a_file_that_is_no_profile_is_refused(tmp_path, text, message):
     if text is not None:
         (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(Refusal, match=message):
-        plan.load_profile(tmp_path / "mine.yaml")
+        load_profile(tmp_path / "mine.yaml")
 
 
 def test_unknown_profiles_and_experiments_are_refused():
     with pytest.raises(Refusal, match="profile: 'big' is not one of laptop, paper, smoke"):
-        plan.load_profile("big")
+        load_profile("big")
     with pytest.raises(Refusal, match="experiment: 'ofa' is not one of start_here"):
-        plan.load_params("smoke", "ofa")
+        load_params("smoke", "ofa")
 
 
-# ---------------------------------------------------------------------------------------------- notebooks
+# ---------------------------------------------------------------------------------------- notebooks
+
 
 @pytest.fixture
 def notebooks(tmp_path, make_notebook):
     """Three notebooks with the parameters they would have, and nothing to do."""
     run = {"profile": "smoke", "out": "outputs/smoke"}
-    make_notebook(tmp_path / "nb" / "00_start_here.ipynb", plan.load_experiment("start_here") | run, "1")
-    make_notebook(tmp_path / "nb" / "02_ofav2_eps.ipynb", plan.load_experiment("ofav2_eps") | run | {
-        "figures": "", "supernets": {}, "grid_subnets": 9}, "2", "3")
-    make_notebook(tmp_path / "nb" / "07_thesis_report.ipynb", plan.load_experiment("thesis_report") | run, "4")
+    make_notebook(tmp_path / "nb" / "00_start_here.ipynb", load_experiment("start_here") | run, "1")
+    make_notebook(
+        tmp_path / "nb" / "02_ofav2_eps.ipynb",
+        load_experiment("ofav2_eps") | run | {"figures": "", "supernets": {}, "grid_subnets": 9},
+        "2",
+        "3",
+    )
+    make_notebook(
+        tmp_path / "nb" / "07_thesis_report.ipynb", load_experiment("thesis_report") | run, "4"
+    )
     return tmp_path / "nb"
 
 
 def test_a_parameters_cell_holds_literals_only(tmp_path, make_notebook):
-    assert plan.parameters_cell(make_notebook(tmp_path / "a.ipynb", {"a": -1, "b": [1.5, None]})) == {
-        "a": -1, "b": [1.5, None]}
+    assert parameters_cell(make_notebook(tmp_path / "a.ipynb", {"a": -1, "b": [1.5, None]})) == {
+        "a": -1,
+        "b": [1.5, None],
+    }
     path = tmp_path / "b.ipynb"
     for source in ("a = f()", "import os", "a, b = 1, 2", "a ="):
-        path.write_text((tmp_path / "a.ipynb").read_text().replace(json.dumps("a = -1\n"), json.dumps(source + "\n")))
+        path.write_text(
+            (tmp_path / "a.ipynb")
+            .read_text()
+            .replace(json.dumps("a = -1\n"), json.dumps(source + "\n"))
+        )
         with pytest.raises(Refusal, match="only lines of 'name = literal'"):
-            plan.parameters_cell(path)
+            parameters_cell(path)
 
 
 def test_one_cell_must_be_tagged(tmp_path, make_notebook):
     path = make_notebook(tmp_path / "a.ipynb", {"a": 1})
     path.write_text(path.read_text().replace('"parameters"', '"params"'))
     with pytest.raises(Refusal, match="one code cell must carry the tag 'parameters', 0 do"):
-        plan.parameters_cell(path)
+        parameters_cell(path)
 
 
 def test_parameters_cells_and_files_must_agree(notebooks, make_notebook):
-    make_notebook(notebooks / "07_thesis_report.ipynb", {"profile": "", "out": "", "noise_seed": 0, "colour": "red"})
+    make_notebook(
+        notebooks / "07_thesis_report.ipynb",
+        {"profile": "", "out": "", "noise_seed": 0, "colour": "red"},
+    )
     with pytest.raises(Refusal) as refusal:
-        plan.jobs("smoke", notebooks=notebooks)
-    assert "colour: the parameters cell knows a name that no file in params/ has" in str(refusal.value)
+        plan_jobs("smoke", notebooks=notebooks)
+    assert "colour: the parameters cell knows a name that no file in params/ has" in str(
+        refusal.value
+    )
     assert "noise_copies: missing from the parameters cell" in str(refusal.value)
 
 
-# ---------------------------------------------------------------------------------------------- jobs
+# --------------------------------------------------------------------------------------------- jobs
+
 
 def test_jobs_of_smoke(notebooks, tmp_path):
-    jobs = {job.id: job for job in plan.jobs("smoke", out=tmp_path / "out", notebooks=notebooks)}
-    smoke = plan.load_profile("smoke")
+    jobs = {job.id: job for job in plan_jobs("smoke", out=tmp_path / "out", notebooks=notebooks)}
+    smoke = load_profile("smoke")
     cells = [(name, width) for width, names in smoke["supernets"].items() for name in names]
     parts = [job for job in jobs.values() if job.id.startswith("02_ofav2_eps-")]
-    assert {job.id for job in parts} == {f"02_ofav2_eps-{name}_w{width}_s0" for name, width in cells}
+    assert {job.id for job in parts} == {
+        f"02_ofav2_eps-{name}_w{width}_s0" for name, width in cells
+    }
     assert len(jobs) == 3 + len(cells)
     assert [job.weight for job in parts] == sorted((job.weight for job in parts), reverse=True)
     one = jobs["02_ofav2_eps-EE_D_w1.2_s0"]
     assert one.params["supernets"] == {"1.2": ["EE_D"]} and one.params["widths"] == [1.2]
-    assert one.params["teachers"] == ["fixed", "pet"] and one.output == "jobs/02_ofav2_eps-EE_D_w1.2_s0.ipynb"
-    assert one.until == "cells" and one.params["figures"].endswith("out/jobs/02_ofav2_eps-EE_D_w1.2_s0")
+    assert (
+        one.params["teachers"] == ["fixed", "pet"]
+        and one.output == "jobs/02_ofav2_eps-EE_D_w1.2_s0.ipynb"
+    )
+    assert one.until == "cells" and one.params["figures"].endswith(
+        "out/jobs/02_ofav2_eps-EE_D_w1.2_s0"
+    )
     whole = jobs["02_ofav2_eps"]
-    assert whole.params["supernets"] == smoke["supernets"] and set(whole.needs) == {job.id for job in parts}
-    assert whole.output == "02_ofav2_eps.ipynb" and whole.until is None and whole.params["figures"].endswith(whole.id)
+    assert whole.params["supernets"] == smoke["supernets"] and set(whole.needs) == {
+        job.id for job in parts
+    }
+    assert (
+        whole.output == "02_ofav2_eps.ipynb"
+        and whole.until is None
+        and whole.params["figures"].endswith(whole.id)
+    )
     assert set(jobs["07_thesis_report"].needs) == {"00_start_here", "02_ofav2_eps"}
     seen = set()
-    for job in jobs.values():           # an order that Snakemake and `due` can follow
+    for job in jobs.values():  # an order that Snakemake and `due` can follow
         assert seen >= set(job.needs)
         seen.add(job.id)
 
 
 def test_chains_end_with_the_report_and_long_ones_come_first(tmp_path):
-    jobs = {job.id: job for job in plan.jobs("smoke", out=tmp_path / "out")}
-    chains = plan.chains(list(jobs.values()))
+    jobs = {job.id: job for job in plan_jobs("smoke", out=tmp_path / "out")}
+    chains = jobs_run.chains(list(jobs.values()))
 
     def longest(id):
-        return jobs[id].weight + max((longest(other) for other, job in jobs.items() if id in job.needs), default=0.0)
+        return jobs[id].weight + max(
+            (longest(other) for other, job in jobs.items() if id in job.needs), default=0.0
+        )
 
     assert chains == pytest.approx({id: longest(id) for id in jobs})
     assert min(chains, key=chains.get) == "07_thesis_report"
     first = max((id for id in jobs if not jobs[id].needs), key=chains.get)
-    assert first == "02_ofav2_eps-EE_D_w1.2_s0"         # whose searches and post-processing follow
+    assert first == "02_ofav2_eps-EE_D_w1.2_s0"  # whose searches and post-processing follow
 
 
 def test_longest_first_as_measured():
-    order = sorted(plan.WORK, key=plan.WORK.get, reverse=True)
+    order = sorted(WORK, key=WORK.get, reverse=True)
     assert order == ["EE_DP", "EE_P", "EE_D", "EE_B", "SE_DP", "SE_P", "SE_D", "SE_B", "BASE"]
 
 
 def test_seeds_are_parts_of_their_own_and_one_part_is_no_part(notebooks, tmp_path):
     one = {"supernets": {"1.0": ["SE_D"]}}
-    made = plan.jobs("smoke", one | {"seeds": [0, 1]}, ["02"], tmp_path, notebooks)
-    assert [job.id for job in made] == ["02_ofav2_eps-SE_D_w1.0_s0", "02_ofav2_eps-SE_D_w1.0_s1", "02_ofav2_eps"]
-    assert [job.id for job in plan.jobs("smoke", one, ["02"], tmp_path, notebooks)] == ["02_ofav2_eps"]
+    made = plan_jobs("smoke", one | {"seeds": [0, 1]}, ["02"], tmp_path, notebooks)
+    assert [job.id for job in made] == [
+        "02_ofav2_eps-SE_D_w1.0_s0",
+        "02_ofav2_eps-SE_D_w1.0_s1",
+        "02_ofav2_eps",
+    ]
+    assert [job.id for job in plan_jobs("smoke", one, ["02"], tmp_path, notebooks)] == [
+        "02_ofav2_eps"
+    ]
 
 
 def test_only_names_notebooks_that_exist(notebooks, tmp_path):
-    assert [job.id for job in plan.jobs("smoke", only=["07"], notebooks=notebooks)] == ["07_thesis_report"]
+    assert [job.id for job in plan_jobs("smoke", only=["07"], notebooks=notebooks)] == [
+        "07_thesis_report"
+    ]
     with pytest.raises(Refusal, match="there is no notebook 04; there are 00, 02, 07"):
-        plan.jobs("smoke", only=["04"], notebooks=notebooks)
+        plan_jobs("smoke", only=["04"], notebooks=notebooks)
     with pytest.raises(Refusal, match="no notebook such as"):
-        plan.jobs("smoke", notebooks=tmp_path)
+        plan_jobs("smoke", notebooks=tmp_path)
 
 
 def test_images_must_be_there_before_anything_starts(notebooks, tmp_path):
     with pytest.raises(Refusal, match=r"data_dir: there is no folder .*put cifar10 there"):
-        plan.jobs("smoke", {"dataset": "cifar10", "data_dir": str(tmp_path / "none")}, notebooks=notebooks)
-    plan.jobs("smoke", {"dataset": "cifar10", "data_dir": str(tmp_path)}, notebooks=notebooks)
+        plan_jobs(
+            "smoke", {"dataset": "cifar10", "data_dir": str(tmp_path / "none")}, notebooks=notebooks
+        )
+    plan_jobs("smoke", {"dataset": "cifar10", "data_dir": str(tmp_path)}, notebooks=notebooks)
 
 
 def keys(notebooks, out, **overrides):
-    return {job.id: job.key for job in plan.jobs("smoke", overrides, out=out, notebooks=notebooks)}
+    return {job.id: job.key for job in plan_jobs("smoke", overrides, out=out, notebooks=notebooks)}
 
 
 def changed(before, after):
@@ -226,8 +311,13 @@ def changed(before, after):
 def test_a_key_changes_with_what_the_job_gets_and_with_nothing_else(notebooks, tmp_path):
     before = keys(notebooks, tmp_path)
     assert keys(notebooks, tmp_path) == before
-    assert changed(before, keys(notebooks, tmp_path, val_subnets=5)) == set()       # none of these asks for it
-    assert changed(before, keys(notebooks, tmp_path, samples=7)) == {"00_start_here", "07_thesis_report"}
+    assert (
+        changed(before, keys(notebooks, tmp_path, val_subnets=5)) == set()
+    )  # none of these asks for it
+    assert changed(before, keys(notebooks, tmp_path, samples=7)) == {
+        "00_start_here",
+        "07_thesis_report",
+    }
     everything = {id for id in before if id[:2] in ("02", "07")}
     assert changed(before, keys(notebooks, tmp_path, grid_subnets=17)) == everything
 
@@ -243,62 +333,84 @@ def test_a_key_changes_with_the_notebook_and_for_a_part_only_with_its_own_code(n
         path.write_text(text.replace(old, new))
         assert changed(before, keys(notebooks, tmp_path)) == {"02_ofav2_eps", "07_thesis_report"}
     path.write_text(text.replace('"2"', '"22"'))
-    assert changed(before, keys(notebooks, tmp_path)) == {id for id in before if id[:2] in ("02", "07")}
+    assert changed(before, keys(notebooks, tmp_path)) == {
+        id for id in before if id[:2] in ("02", "07")
+    }
 
 
-# ---------------------------------------------------------------------------------------------- what is left
+# ------------------------------------------------------------------------------------- what is left
+
 
 def test_due_is_what_lacks_a_valid_record_and_what_needs_it(notebooks, tmp_path):
     out = tmp_path / "out"
-    jobs = plan.jobs("smoke", out=out, notebooks=notebooks)
+    jobs = plan_jobs("smoke", out=out, notebooks=notebooks)
     everything = {job.id for job in jobs}
-    assert plan.due(jobs, out) == everything
-    plan.prepare(jobs, out, everything)
+    assert due(jobs, out) == everything
+    prepare(jobs, out, everything)
     (out / "cell").mkdir()
     for job in jobs:
         (out / job.output).write_text("")
         cells = {"cell": "abc"} if job.id == "00_start_here" else {}
-        (out / job.record).write_text(json.dumps({"key": job.key, "files": [job.output], "cells": cells}))
+        (out / job.record).write_text(
+            json.dumps({"key": job.key, "files": [job.output], "cells": cells})
+        )
     (out / "cell" / "report.json").write_text('{"hash": "abc"}')
-    assert plan.due(jobs, out) == set()
+    assert due(jobs, out) == set()
     (out / "cell" / "report.json").write_text('{"hash": "other"}')
-    assert plan.due(jobs, out) == {"00_start_here", "07_thesis_report"}
+    assert due(jobs, out) == {"00_start_here", "07_thesis_report"}
     (out / "cell" / "report.json").write_text('{"hash": "abc"}')
     (out / "jobs" / "02_ofav2_eps-EE_D_w1.0_s0.ipynb").unlink()
     left = {"02_ofav2_eps-EE_D_w1.0_s0", "02_ofav2_eps", "07_thesis_report"}
-    assert plan.due(jobs, out) == left
-    plan.prepare(jobs, out, left)
+    assert due(jobs, out) == left
+    prepare(jobs, out, left)
     assert not any((out / job.record).exists() for job in jobs if job.id in left)
-    assert plan.due(plan.jobs("smoke", {"samples": 7}, out=out, notebooks=notebooks), out) == left | {"00_start_here"}
+    assert due(plan_jobs("smoke", {"samples": 7}, out=out, notebooks=notebooks), out) == left | {
+        "00_start_here"
+    }
 
 
 def test_the_plan_is_written_only_when_it_changes(notebooks, tmp_path):
-    jobs = plan.jobs("smoke", out=tmp_path, notebooks=notebooks)
-    plan.prepare(jobs, tmp_path, set())
+    jobs = plan_jobs("smoke", out=tmp_path, notebooks=notebooks)
+    prepare(jobs, tmp_path, set())
     first = (tmp_path / "plan.json").stat()
-    plan.prepare(jobs, tmp_path, set())
+    prepare(jobs, tmp_path, set())
     assert (tmp_path / "plan.json").stat().st_ino == first.st_ino
     listed = json.loads((tmp_path / "plan.json").read_text())["jobs"]
-    assert [job["id"] for job in listed] == [job.id for job in jobs] and listed[0]["params"] == jobs[0].params
+    assert [job["id"] for job in listed] == [job.id for job in jobs] and listed[0][
+        "params"
+    ] == jobs[0].params
 
 
 def test_a_notebook_takes_its_sizes_from_the_profile_unless_told_otherwise():
-    what = plan.load_experiment("post_processing")
-    plain = plan.given("post_processing", what | {"profile": "smoke", "sizes": {}})
-    assert plain["post_epochs"] == plan.load_profile("smoke")["post_epochs"] and "epoch_fraction" not in plain
-    assert plan.given("post_processing", what | {"profile": "smoke", "sizes": {"post_epochs": 7}}) == (
-        plain | {"post_epochs": 7})
-    whole = {k: v for k, v in plain.items() if k in plan.Posting.model_fields and k != "job_hours"}
-    mine = {"profile": "mine"}      # no such file: not looked for
-    given = plan.given("post_processing", what | mine | {"sizes": whole | mine})
+    what = load_experiment("post_processing")
+    plain = params_run.given("post_processing", what | {"profile": "smoke", "sizes": {}})
+    assert (
+        plain["post_epochs"] == load_profile("smoke")["post_epochs"]
+        and "epoch_fraction" not in plain
+    )
+    assert params_run.given(
+        "post_processing", what | {"profile": "smoke", "sizes": {"post_epochs": 7}}
+    ) == (plain | {"post_epochs": 7})
+    whole = {k: v for k, v in plain.items() if k in Posting.model_fields and k != "job_hours"}
+    mine = {"profile": "mine"}  # no such file: not looked for
+    given = params_run.given("post_processing", what | mine | {"sizes": whole | mine})
     assert given == plain | mine | {"job_hours": 1.0}
-    for sizes, line in (({"post_epoch": 7}, "post_epoch: unknown key"),
-                        ({"post_epochs": "7"}, "is text, not a number")):
+    for sizes, line in (
+        ({"post_epoch": 7}, "post_epoch: unknown key"),
+        ({"post_epochs": "7"}, "is text, not a number"),
+    ):
         with pytest.raises(Refusal, match=line):
-            plan.given("post_processing", what | {"profile": "smoke", "sizes": sizes})
+            params_run.given("post_processing", what | {"profile": "smoke", "sizes": sizes})
 
 
 def test_a_part_changes_values_where_they_stand():
-    params = {"seeds": [0, 1], "sizes": {"supernets": {"1.0": ["BASE", "EE_D"]}, "threads": 1}, "out": "x"}
-    assert plan._changed(params, {"seeds": [1], "supernets": {"1.0": ["EE_D"]}, "widths": [1.0]}) == {
-        "seeds": [1], "sizes": {"supernets": {"1.0": ["EE_D"]}, "threads": 1}, "out": "x"}
+    params = {
+        "seeds": [0, 1],
+        "sizes": {"supernets": {"1.0": ["BASE", "EE_D"]}, "threads": 1},
+        "out": "x",
+    }
+    assert _changed(params, {"seeds": [1], "supernets": {"1.0": ["EE_D"]}, "widths": [1.0]}) == {
+        "seeds": [1],
+        "sizes": {"supernets": {"1.0": ["EE_D"]}, "threads": 1},
+        "out": "x",
+    }

@@ -5,34 +5,83 @@ import pandas as pd
 import pytest
 import torchvision
 
-from nat_lib import arch, claims, data, draw, report, runs, shrink
+from nat_lib import arch, cost, curricula, files
 from nat_lib.arch import Space
-from nat_lib.claims import printed
+from nat_lib.cells import open_cell
+from nat_lib.data import batches
+from nat_lib.errors import Refusal
+from nat_lib.report import figures5, schematics, style, tables
+from nat_lib.results import chapter5, claims, stats
+from nat_lib.results.claims import printed
 
-PRINTED = pd.concat([printed("table_5_3"), printed("table_5_4")]).query("applicable == '1'").set_index(
-    ["wm", "supernet", "teacher", "step", "stat"]).top1_pct.astype(float)
+PRINTED = (
+    pd.concat([printed("table_5_3"), printed("table_5_4")])
+    .query("applicable == '1'")
+    .set_index(["wm", "supernet", "teacher", "step", "stat"])
+    .top1_pct.astype(float)
+)
 
 
-def write_phases(out, supernet="EE_D", width=1.0, seeds=(0,), dataset="digits", profile="smoke", shift=0.0, n=9):
-    """Finished phase cells whose results are the printed numbers plus `shift` plus a tenth of the seed."""
+def write_phases(
+    out, supernet="EE_D", width=1.0, seeds=(0,), dataset="digits", profile="smoke", shift=0.0, n=9
+):
+    """Finished phase cells whose results are the printed numbers plus `shift` plus a tenth of the
+    seed."""
     space = Space(supernet)
     for seed in seeds:
-        for i, phase in enumerate(shrink.phases_for(space)):
+        for i, phase in enumerate(curricula.phases_for(space)):
             for teacher in ["any"] if i < 2 else ["fixed", "pet"]:
-                avg, best = (PRINTED[str(width), supernet, "pet" if teacher == "any" else teacher, phase.step, k]
-                             + shift + seed / 10 for k in ("avg", "best"))
-                cell = runs.cell(out, "ofav2_eps", f"{dataset}/{supernet}_w{width}_s{seed}/{teacher}-{phase.name}", {
-                    "supernet": supernet, "width": width, "teacher": teacher, "phase": phase.name, "dataset": dataset,
-                    "seed": seed, "profile": profile,
-                    "recipe": {"lr": phase.lr, "epochs": 2, "warmup": 0, "subnets": phase.subnets, "batch_size": 100}})
-                runs.write_csv(cell.path("history.csv"), pd.DataFrame({"epoch": [1, 2], "val_top1": [avg - 5, avg]}))
+                avg, best = (
+                    PRINTED[
+                        str(width), supernet, "pet" if teacher == "any" else teacher, phase.step, k
+                    ]
+                    + shift
+                    + seed / 10
+                    for k in ("avg", "best")
+                )
+                cell = open_cell(
+                    out,
+                    "ofav2_eps",
+                    f"{dataset}/{supernet}_w{width}_s{seed}/{teacher}-{phase.name}",
+                    {
+                        "supernet": supernet,
+                        "width": width,
+                        "teacher": teacher,
+                        "phase": phase.name,
+                        "dataset": dataset,
+                        "seed": seed,
+                        "profile": profile,
+                        "recipe": {
+                            "lr": phase.lr,
+                            "epochs": 2,
+                            "warmup": 0,
+                            "subnets": phase.subnets,
+                            "batch_size": 100,
+                        },
+                    },
+                )
+                files.write_csv(
+                    cell.path("history.csv"),
+                    pd.DataFrame({"epoch": [1, 2], "val_top1": [avg - 5, avg]}),
+                )
                 exits = [avg - 5 + e for e in space.exits]
                 if i:
-                    runs.write_csv(cell.path("teacher.csv"), pd.DataFrame({"exit": [0, *space.exits],
-                                                                           "top1": [avg, *exits]}))
-                cell.finish({"grid": {"avg": avg, "best": best, "n": n, "n_full": 9}, "val_top1": avg, "epochs": 2,
-                             "steps": 8, "n_test": 10_000, "seconds": 1.0,
-                             "teacher": {"ensemble_top1": avg, "exit_top1": exits} if i else None}, seconds=1.0)
+                    files.write_csv(
+                        cell.path("teacher.csv"),
+                        pd.DataFrame({"exit": [0, *space.exits], "top1": [avg, *exits]}),
+                    )
+                cell.finish(
+                    {
+                        "grid": {"avg": avg, "best": best, "n": n, "n_full": 9},
+                        "val_top1": avg,
+                        "epochs": 2,
+                        "steps": 8,
+                        "n_test": 10_000,
+                        "seconds": 1.0,
+                        "teacher": {"ensemble_top1": avg, "exit_top1": exits} if i else None,
+                    },
+                    seconds=1.0,
+                )
 
 
 def one(cells, **key):
@@ -42,12 +91,13 @@ def one(cells, **key):
     return rows.squeeze(axis=0)
 
 
-# ---------------------------------------------------------------------------------------------- what the cells left
+# ------------------------------------------------------------------------------ what the cells left
+
 
 def test_shared_phases_appear_under_both_teachers_and_the_last_phase_of_a_step_counts(tmp_path):
     write_phases(tmp_path)
-    results = report.eps_results(tmp_path)
-    assert len(report.eps_phases(tmp_path)) == 2 + 2 * 8
+    results = chapter5.eps_results(tmp_path)
+    assert len(chapter5.eps_phases(tmp_path)) == 2 + 2 * 8
     assert len(results) == 2 * (2 * 2 + 2 * 8)
     shared = results[results.shared]
     assert set(shared.phase) == {"Full", "KS"} and set(shared.teacher) == {"fixed", "pet"}
@@ -56,53 +106,73 @@ def test_shared_phases_appear_under_both_teachers_and_the_last_phase_of_a_step_c
 
 def test_cells_on_another_data_set_are_shown_and_not_judged(tmp_path):
     write_phases(tmp_path)
-    cells = report.eps_cells(report.eps_results(tmp_path))
+    cells = chapter5.eps_cells(chapter5.eps_results(tmp_path))
     assert len(cells) == 384
     mine = one(cells, wm="1.0", supernet="EE_D", teacher="pet", step="EW", stat="best")
-    assert mine.ours == pytest.approx(51.90) and mine.verdict == report.NOT_JUDGED and mine.seeds == 1
+    assert (
+        mine.ours == pytest.approx(51.90) and mine.verdict == stats.NOT_JUDGED and mine.seeds == 1
+    )
     assert mine.uncertainty == pytest.approx(claims.binomial_se(51.90, 10_000))
-    assert one(cells, wm="1.0", supernet="EE_D", teacher="pet", step="EL", stat="best").verdict == "X"
-    assert one(cells, wm="1.2", supernet="EE_D", teacher="pet", step="EW", stat="best").verdict == report.NOT_RUN
+    assert (
+        one(cells, wm="1.0", supernet="EE_D", teacher="pet", step="EL", stat="best").verdict == "X"
+    )
+    assert (
+        one(cells, wm="1.2", supernet="EE_D", teacher="pet", step="EW", stat="best").verdict
+        == stats.NOT_RUN
+    )
 
 
-@pytest.mark.parametrize(("shift", "n", "verdict"), [(1.4, 9, "reproduced"), (-1.4, 9, "reproduced"), (3, 9, "above"),
-                                                     (-3, 9, "below"), (0, 5, report.NOT_JUDGED)])
+@pytest.mark.parametrize(
+    ("shift", "n", "verdict"),
+    [
+        (1.4, 9, "reproduced"),
+        (-1.4, 9, "reproduced"),
+        (3, 9, "above"),
+        (-3, 9, "below"),
+        (0, 5, stats.NOT_JUDGED),
+    ],
+)
 def test_paper_sized_cells_are_judged_within_a_point_and_a_half(tmp_path, shift, n, verdict):
     write_phases(tmp_path, "BASE", dataset="tiny_imagenet", profile="paper", shift=shift, n=n)
-    cells = report.eps_cells(report.eps_results(tmp_path))
-    assert one(cells, wm="1.0", supernet="BASE", teacher="fixed", step="EW", stat="avg").verdict == verdict
+    cells = chapter5.eps_cells(chapter5.eps_results(tmp_path))
+    assert (
+        one(cells, wm="1.0", supernet="BASE", teacher="fixed", step="EW", stat="avg").verdict
+        == verdict
+    )
 
 
 def test_seeds_give_a_mean_and_its_noise(tmp_path):
     write_phases(tmp_path, "BASE", seeds=(0, 1, 2))
-    cells = report.eps_cells(report.eps_results(tmp_path))
+    cells = chapter5.eps_cells(chapter5.eps_results(tmp_path))
     cell = one(cells, wm="1.0", supernet="BASE", teacher="fixed", step="EW", stat="avg")
     assert (cell.ours, cell.seeds) == (pytest.approx(38.21), 3)
     assert (cell.uncertainty, cell.noise) == (pytest.approx(0.1), pytest.approx(0.1 / np.sqrt(3)))
 
 
 def test_nothing_run_gives_full_tables_and_no_verdicts(tmp_path):
-    results = report.eps_results(tmp_path)
-    cells = report.eps_cells(results, "digits")
-    assert set(cells.verdict) == {"X", report.NOT_RUN}
-    assert "No finished run" in report.provenance(results)
-    judged = claims.judge(claims.eps_store(cells), printed("claims").query("metric == 'eps.top1' and rule != ''"))
+    results = chapter5.eps_results(tmp_path)
+    cells = chapter5.eps_cells(results, "digits")
+    assert set(cells.verdict) == {"X", stats.NOT_RUN}
+    assert "No finished run" in tables.provenance(results)
+    judged = claims.judge(
+        claims.eps_store(cells), printed("claims").query("metric == 'eps.top1' and rule != ''")
+    )
     assert set(judged.verdict) == {"not run in this profile"}
-    assert "51.90" in report.table_eps(cells, "1.0").to_html()
-    report.show_claims(judged).to_html()
+    assert "51.90" in tables.table_eps(cells, "1.0").to_html()
+    tables.show_claims(judged).to_html()
 
 
 def test_two_data_sets_are_not_mixed(tmp_path):
     write_phases(tmp_path, "BASE")
     write_phases(tmp_path, "BASE", dataset="cifar10")
-    with pytest.raises(runs.Refusal, match="cifar10, digits"):
-        report.eps_cells(report.eps_results(tmp_path))
-    assert report.eps_cells(report.eps_results(tmp_path), "digits").ours.notna().sum() == 16
+    with pytest.raises(Refusal, match="cifar10, digits"):
+        chapter5.eps_cells(chapter5.eps_results(tmp_path))
+    assert chapter5.eps_cells(chapter5.eps_results(tmp_path), "digits").ours.notna().sum() == 16
 
 
 def test_claims_on_cells_move_shared_rows_together(tmp_path):
     write_phases(tmp_path, "BASE")
-    store = claims.eps_store(report.eps_cells(report.eps_results(tmp_path)))
+    store = claims.eps_store(chapter5.eps_cells(chapter5.eps_results(tmp_path)))
     copies = store.copies(50)
     pairs = [store.select("eps.top1", {"step": step, "stat": "best"}) for step in ("EKS", "EW")]
     assert all(len(pair) == 2 for pair in pairs)
@@ -110,23 +180,27 @@ def test_claims_on_cells_move_shared_rows_together(tmp_path):
     assert not np.allclose(np.diff(copies[:, pairs[1]], axis=1), np.diff(copies[0, pairs[1]]))
 
 
-# ---------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
+
 
 def test_table_5_2_of_the_code_is_the_printed_one(tmp_path):
     write_phases(tmp_path, "BASE")
-    table = report.table_5_2(shrink.PHASES, report.eps_phases(tmp_path))
+    table = tables.table_5_2(curricula.PHASES, chapter5.eps_phases(tmp_path))
     assert len(table) == 12 and table.same.all()
     assert table.set_index("phase").epochs_run.to_dict() | {"NW1": "", "ND4": ""} == {
-        p.name: "2" if p.opens not in ("level", "exit") else "" for p in shrink.PHASES} | {
-        p: claims.MISSING for p in ("NW2", "ND1", "ND2", "ND3")}
-    report.show_table_5_2(table).to_html()
-    changed = [shrink.PHASES[0]._replace(lr=0.08), *shrink.PHASES[1:]]
-    assert report.table_5_2(changed, report.eps_phases(tmp_path)).same.tolist() == [False] + [True] * 11
+        p.name: "2" if p.opens not in ("level", "exit") else "" for p in curricula.PHASES
+    } | {p: claims.MISSING for p in ("NW2", "ND1", "ND2", "ND3")}
+    tables.show_table_5_2(table).to_html()
+    changed = [curricula.PHASES[0]._replace(lr=0.08), *curricula.PHASES[1:]]
+    assert (
+        tables.table_5_2(changed, chapter5.eps_phases(tmp_path)).same.tolist()
+        == [False] + [True] * 11
+    )
 
 
 def test_the_thesis_layout_shows_x_dash_ours_and_printed(tmp_path):
     write_phases(tmp_path)
-    table = report.table_eps(report.eps_cells(report.eps_results(tmp_path)), "1.0").data
+    table = tables.table_eps(chapter5.eps_cells(chapter5.eps_results(tmp_path)), "1.0").data
     assert table.shape == (16, 12)
     row = table.loc["EE_D", "progressive"]
     assert ">X<" in row["Level", "best"] and "51.90" in row["Width", "best"]
@@ -140,33 +214,40 @@ def differing(ours, paper):
 
 
 def test_structure_tables_are_the_printed_ones_but_for_known_misprints():
-    assert differing(report.table_3_1(Space("BASE")), printed("table_3_1")) == []
-    assert differing(report.table_5_1(arch.NETWORKS), printed("table_5_1")) == []
-    ours = report.table_2_1(torchvision.models.mobilenet_v3_large(init_weights=False))
+    assert differing(tables.table_3_1(Space("BASE")), printed("table_3_1")) == []
+    assert differing(tables.table_5_1(arch.NETWORKS), printed("table_5_1")) == []
+    ours = tables.table_2_1(torchvision.models.mobilenet_v3_large(init_weights=False))
     # The stem's kernel is not printed; the last 1x1 convolution has no squeeze-and-excitation.
     assert differing(ours, printed("table_2_1")) == [(1, "kernel_size"), (17, "squeeze_excite")]
-    assert "218 of 220 cells" in report.side_by_side(ours, printed("table_2_1"), "Table 2.1").to_html()
+    assert (
+        "218 of 220 cells" in tables.side_by_side(ours, printed("table_2_1"), "Table 2.1").to_html()
+    )
 
 
 def test_split_sizes_are_the_printed_ones_but_for_known_misprints():
-    official = {name: d.official for name, d in data.DATASETS.items()}
-    aep = official | {name: d["official"] for name, d in data.AEP.items()}
-    ours, paper, remarks = report.table_splits(official, aep)
-    wrong = [(ours.table[i - 1], ours["data set"][i - 1], column) for i, column in differing(ours, paper)]
-    assert set(wrong) == set(report.MISPRINTS) | {("3.2", "ImageNet", "test")}
-    assert len(remarks) == len(report.MISPRINTS)
+    official = {name: d.official for name, d in batches.DATASETS.items()}
+    aep = official | {name: d["official"] for name, d in batches.AEP.items()}
+    ours, paper, remarks = tables.table_splits(official, aep)
+    wrong = [
+        (ours.table[i - 1], ours["data set"][i - 1], column) for i, column in differing(ours, paper)
+    ]
+    assert set(wrong) == set(tables.MISPRINTS) | {("3.2", "ImageNet", "test")}
+    assert len(remarks) == len(tables.MISPRINTS)
 
 
-# ---------------------------------------------------------------------------------------------- figures and drawings
+# ----------------------------------------------------------------------------- figures and drawings
+
 
 def test_saved_figures_and_tables_are_equal_to_the_byte(tmp_path):
     write_phases(tmp_path)
-    phases = report.eps_phases(tmp_path)
+    phases = chapter5.eps_phases(tmp_path)
     for folder in ("a", "b"):
-        picture = report.save(report.learning_curves(phases, "1.0"), tmp_path / folder, "curves")
-        report.save(report.eps_cells(report.eps_results(tmp_path)), tmp_path / folder, "cells")
+        picture = style.save(figures5.learning_curves(phases, "1.0"), tmp_path / folder, "curves")
+        style.save(chapter5.eps_cells(chapter5.eps_results(tmp_path)), tmp_path / folder, "cells")
     assert len(pd.read_csv(tmp_path / "a" / "curves.csv")) == 18 * 2
-    assert picture.data == (tmp_path / "a" / "curves.png").read_bytes()     # a notebook shows the very file
+    assert (
+        picture.data == (tmp_path / "a" / "curves.png").read_bytes()
+    )  # a notebook shows the very file
     by_seed = pd.read_csv(tmp_path / "a" / "cells.csv").by_seed.dropna()
     assert len(by_seed) and by_seed.str.fullmatch(r"\d+: [\d.]+(; \d+: [\d.]+)*").all()
     for name in ("curves.png", "curves.csv", "cells.csv"):
@@ -177,45 +258,67 @@ def test_figures_exist_for_some_runs_and_for_none(tmp_path):
     write_phases(tmp_path / "some", seeds=(0, 1))
     write_phases(tmp_path / "some", "BASE")
     for out in (tmp_path / "some", tmp_path / "none"):
-        phases, cells = report.eps_phases(out), report.eps_cells(report.eps_results(out))
-        for figure in (report.teacher_quality(phases, "1.0"), report.learning_curves(phases, "1.2"),
-                       report.best_bars(cells), report.best_per_step(cells, "1.0")):
-            report.save(figure, tmp_path, "figure")
+        phases, cells = chapter5.eps_phases(out), chapter5.eps_cells(chapter5.eps_results(out))
+        for figure in (
+            figures5.teacher_quality(phases, "1.0"),
+            figures5.learning_curves(phases, "1.2"),
+            figures5.best_bars(cells),
+            figures5.best_per_step(cells, "1.0"),
+        ):
+            style.save(figure, tmp_path, "figure")
             assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
 def test_a_step_is_carried_on_only_where_the_supernet_has_none(tmp_path):
     write_phases(tmp_path, "BASE")
-    rows = report.best_per_step(report.eps_cells(report.eps_results(tmp_path)), "1.0").rows
-    base, other = (rows[(rows.supernet == s) & (rows.teacher == "fixed")].set_index("step") for s in ("BASE", "SE_P"))
+    rows = figures5.best_per_step(chapter5.eps_cells(chapter5.eps_results(tmp_path)), "1.0").rows
+    base, other = (
+        rows[(rows.supernet == s) & (rows.teacher == "fixed")].set_index("step")
+        for s in ("BASE", "SE_P")
+    )
     assert base.ours["EX"] == base.ours["EL"] == base.ours["EKS"] and base.printed["EX"] == 38.97
     assert other.ours.isna().all() and other.printed["EX"] == other.printed["EL"] == 39.89
 
 
 def test_the_dense_rule_that_is_drawn_is_the_rule_of_the_thesis():
     for depth in (2, 3, 4):
-        expected = {k: (k - 1, *range(1, k - 2)) for k in range(2, depth + 1)} | {"out": (depth, *range(1, depth - 1))}
-        assert draw.dense_sources(depth) == expected
-    assert draw.dense_sources(3, dense=False) == {2: (1,), 3: (2,), "out": (3,)}
+        expected = {k: (k - 1, *range(1, k - 2)) for k in range(2, depth + 1)} | {
+            "out": (depth, *range(1, depth - 1))
+        }
+        assert schematics.dense_sources(depth) == expected
+    assert schematics.dense_sources(3, dense=False) == {2: (1,), 3: (2,), "out": (3,)}
 
 
 @pytest.mark.parametrize("name", ["EE_D", "SE_P"])
 def test_drawings_follow_the_space(name, tmp_path):
     space = Space(name, base_channels=(8, 16, 24))
     subnet = space.sample(1, np.random.default_rng(0), by="architecture")[0].canonical()
-    figures = [draw.draw_subnet(subnet, space), draw.draw_supernet(space, 1.2), draw.draw_phases(space),
-               draw.draw_teachers(space), draw.draw_block(space, 1, 1), draw.draw_costs([subnet], space)]
-    assert figures[0].rows.params.sum() == draw.cost.count([subnet], space).params[0]
-    assert list(figures[2].rows.phase) == [p.name for p in shrink.phases_for(space)]
+    figures = [
+        schematics.draw_subnet(subnet, space),
+        schematics.draw_supernet(space, 1.2),
+        schematics.draw_phases(space),
+        schematics.draw_teachers(space),
+        schematics.draw_block(space, 1, 1),
+        schematics.draw_costs([subnet], space),
+    ]
+    assert figures[0].rows.params.sum() == cost.count([subnet], space).params[0]
+    assert list(figures[2].rows.phase) == [p.name for p in curricula.phases_for(space)]
     for figure in figures:
-        report.save(figure, tmp_path, "figure")
+        style.save(figure, tmp_path, "figure")
 
 
 def test_general_drawings_can_be_saved(tmp_path):
-    figures = [draw.draw_stages(), draw.draw_dense_stage(3), draw.draw_networks(), draw.draw_encoding(),
-               draw.draw_activations(), draw.draw_parallel_level(Space("EE_P"), 2), *map(draw.draw_flow, draw.FLOWS)]
+    figures = [
+        schematics.draw_stages(),
+        schematics.draw_dense_stage(3),
+        schematics.draw_networks(),
+        schematics.draw_encoding(),
+        schematics.draw_activations(),
+        schematics.draw_parallel_level(Space("EE_P"), 2),
+        *map(schematics.draw_flow, schematics.FLOWS),
+    ]
     for figure in figures:
-        report.save(figure, tmp_path, "figure")
+        style.save(figure, tmp_path, "figure")
         assert len(figure.rows)
-    with pytest.raises(runs.Refusal, match="P networks"):
-        draw.draw_parallel_level(Space("EE_D"))
+    with pytest.raises(Refusal, match="P networks"):
+        schematics.draw_parallel_level(Space("EE_D"))

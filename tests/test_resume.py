@@ -1,4 +1,5 @@
-"""Killed in the middle of a phase and started again, a run ends with the tables of one that was never killed."""
+"""Killed in the middle of a phase and started again, a run ends with the tables of one that was
+never killed."""
 
 import os
 import subprocess
@@ -10,19 +11,47 @@ import psutil
 import pytest
 import yaml
 
-from nat_lib import plan
-from nat_lib.runs import ROOT
+from nat_lib.files import ROOT
+from nat_lib.run import params
 
-TINY = {"profile": "tiny", "train_images": 120, "val_images": 40, "test_images": 40, "batch_size": 40,
-        "eval_batch_size": 40, "min_full_epochs": 3, "min_epochs": 2, "base_channels": [8, 8, 8, 8, 8, 8],
-        "train_resolutions": [16, 20, 24], "eval_resolutions": [16, 24], "val_subnets": 2, "grid_subnets": 3,
-        "calibration_images": 40, "epoch_fraction": 0.005, "supernets": {"1.0": ["BASE"]}}
+TINY = {
+    "profile": "tiny",
+    "train_images": 120,
+    "val_images": 40,
+    "test_images": 40,
+    "batch_size": 40,
+    "eval_batch_size": 40,
+    "min_full_epochs": 3,
+    "min_epochs": 2,
+    "base_channels": [8, 8, 8, 8, 8, 8],
+    "train_resolutions": [16, 20, 24],
+    "eval_resolutions": [16, 24],
+    "val_subnets": 2,
+    "grid_subnets": 3,
+    "calibration_images": 40,
+    "epoch_fraction": 0.005,
+    "supernets": {"1.0": ["BASE"]},
+}
 
 
 def start(folder, profile):
-    command = [str(ROOT / "run_all.sh"), "--profile", str(profile), "--only", "02", "--out", str(folder)]
-    return subprocess.Popen(command, env=os.environ | {"NAT_PYTHON": sys.executable}, start_new_session=True, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [
+        str(ROOT / "run_all.sh"),
+        "--profile",
+        str(profile),
+        "--only",
+        "02",
+        "--out",
+        str(folder),
+    ]
+    return subprocess.Popen(
+        command,
+        env=os.environ | {"NAT_PYTHON": sys.executable},
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def finish(folder, profile):
@@ -33,7 +62,8 @@ def finish(folder, profile):
 
 
 def kill_in_the_middle_of_a_phase(process, folder, checkpoints):
-    """SIGKILL to every process of the run once `checkpoints` different training checkpoints have been seen."""
+    """SIGKILL to every process of the run once `checkpoints` different training checkpoints have
+    been seen."""
     seen, deadline = set(), time.monotonic() + 300
     while len(seen) < checkpoints:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
@@ -52,15 +82,19 @@ def kill_in_the_middle_of_a_phase(process, folder, checkpoints):
 
 
 def tables(folder):
-    """Bytes of everything that is shown or reported; histories carry seconds and are compared without them."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob("*"))
-            if p.name == "grid.csv" or ("02_ofav2_eps" in p.parts and p.suffix in (".csv", ".png"))}
+    """Bytes of everything that is shown or reported; histories carry seconds and are compared
+    without them."""
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(Path(folder).rglob("*"))
+        if p.name == "grid.csv" or ("02_ofav2_eps" in p.parts and p.suffix in (".csv", ".png"))
+    }
 
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory):
     path = tmp_path_factory.mktemp("profile") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(plan.load_profile("smoke") | TINY, sort_keys=False))
+    path.write_text(yaml.safe_dump(params.load_profile("smoke") | TINY, sort_keys=False))
     return path
 
 

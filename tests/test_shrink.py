@@ -1,4 +1,5 @@
-"""Extended Progressive Shrinking: the phases as data, teachers, cells, and a whole miniature run."""
+"""Extended Progressive Shrinking: the phases as data, teachers, cells, and a whole miniature
+run."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,30 +11,63 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from nat_lib import plan, runs, shrink
+from nat_lib import curricula, distill, files
 from nat_lib.arch import NETWORKS, Space
-from nat_lib.claims import printed
-from nat_lib.data import load
+from nat_lib.data.batches import load
+from nat_lib.errors import Refusal
 from nat_lib.exits import ensemble
+from nat_lib.results.claims import printed
+from nat_lib.run.params import Profile, load_params, load_profile
+from nat_lib.studies import eps
 from nat_lib.supernet import Supernet
 
-LETTERS = {"BASE": 6, "SE_B": 6, "SE_D": 6, "SE_P": 8, "SE_DP": 8, "EE_B": 10, "EE_D": 10, "EE_P": 12, "EE_DP": 12}
-TINY = {"profile": "test", "dataset": "digits", "train_images": 80, "val_images": 40, "test_images": 40,
-        "batch_size": 40, "eval_batch_size": 40, "min_full_epochs": 2, "base_channels": [8, 8, 8, 8, 8, 8],
-        "train_resolutions": [16, 20, 24], "eval_resolutions": [16, 24],
-        "val_subnets": 2, "grid_subnets": 3, "calibration_images": 40, "epoch_fraction": 0.005,
-        "supernets": {"1.0": ["EE_DP"]}, "widths": [1.0]}
+LETTERS = {
+    "BASE": 6,
+    "SE_B": 6,
+    "SE_D": 6,
+    "SE_P": 8,
+    "SE_DP": 8,
+    "EE_B": 10,
+    "EE_D": 10,
+    "EE_P": 12,
+    "EE_DP": 12,
+}
+TINY = {
+    "profile": "test",
+    "dataset": "digits",
+    "train_images": 80,
+    "val_images": 40,
+    "test_images": 40,
+    "batch_size": 40,
+    "eval_batch_size": 40,
+    "min_full_epochs": 2,
+    "base_channels": [8, 8, 8, 8, 8, 8],
+    "train_resolutions": [16, 20, 24],
+    "eval_resolutions": [16, 24],
+    "val_subnets": 2,
+    "grid_subnets": 3,
+    "calibration_images": 40,
+    "epoch_fraction": 0.005,
+    "supernets": {"1.0": ["EE_DP"]},
+    "widths": [1.0],
+}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return load("digits", cache=tmp_path_factory.mktemp("cache"), train_images=80, val_images=40, test_images=40,
-                calibration_images=40)
+    return load(
+        "digits",
+        cache=tmp_path_factory.mktemp("cache"),
+        train_images=80,
+        val_images=40,
+        test_images=40,
+        calibration_images=40,
+    )
 
 
 @pytest.fixture(scope="module")
 def params():
-    return plan.load_params("smoke", "ofav2_eps", TINY)
+    return load_params("smoke", "ofav2_eps", TINY)
 
 
 @pytest.fixture(scope="module")
@@ -42,75 +76,100 @@ def trained(tmp_path_factory, data, params):
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("out")
     for teacher in ("fixed", "pet"):
-        shrink.run(params, "EE_DP", 1.0, teacher, 0, data, out)
-    return out, {t: shrink.chain(params, "EE_DP", 1.0, t, 0, data, out) for t in ("fixed", "pet")}
+        eps.run(params, "EE_DP", 1.0, teacher, 0, data, out)
+    return out, {t: eps.chain(params, "EE_DP", 1.0, t, 0, data, out) for t in ("fixed", "pet")}
 
 
-# ---------------------------------------------------------------------------------------------- the phases as data
+# ------------------------------------------------------------------------------- the phases as data
+
 
 def test_the_phases_are_those_of_table_5_2():
     paper = printed("table_5_2")
-    for row, p in zip(paper.itertuples(), shrink.PHASES, strict=True):
+    for row, p in zip(paper.itertuples(), curricula.PHASES, strict=True):
         assert (row.phase, row.step) == (p.name, p.step)
-        assert tuple(float(v) for v in (row.learning_rate, row.epochs, row.warmup_epochs, row.subnets_per_batch)) == (
-            p.lr, p.epochs, p.warmup, p.subnets)
+        assert tuple(
+            float(v)
+            for v in (row.learning_rate, row.epochs, row.warmup_epochs, row.subnets_per_batch)
+        ) == (p.lr, p.epochs, p.warmup, p.subnets)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_has_its_phases_and_opens_everything_at_the_end(name):
     space = Space(name)
-    phases = shrink.phases_for(space)
+    phases = curricula.phases_for(space)
     assert len(phases) == LETTERS[name]
-    assert sum(p.epochs + p.warmup for p in phases) == {6: 605, 8: 755, 10: 915, 12: 1065}[len(phases)]
-    opened = shrink.choices_after(space, phases[-1])
+    assert (
+        sum(p.epochs + p.warmup for p in phases) == {6: 605, 8: 755, 10: 915, 12: 1065}[len(phases)]
+    )
+    opened = curricula.choices_after(space, phases[-1])
     assert all(set(a) == set(b) for a, b in zip(opened, space.choices, strict=True))
-    first = shrink.choices_after(space, phases[0])
+    first = curricula.choices_after(space, phases[0])
     assert all(len(v) == 1 for v in first) and first.level == (max(space.levels),)
 
 
 def test_the_largest_space_trains_for_1030_epochs_after_warm_up():
-    assert sum(p.epochs for p in shrink.phases_for(Space("EE_DP"))) == 1030
+    assert sum(p.epochs for p in curricula.phases_for(Space("EE_DP"))) == 1030
 
 
-@pytest.mark.parametrize("name, phase, size", [
-    ("EE_B", "ND2", 27), ("BASE", "E2", 81), ("SE_P", "E2", 567), ("EE_D", "E2", 405), ("EE_DP", "E2", 2835),
-    ("EE_D", "Full", 3), ("BASE", "KS", 9), ("SE_P", "NW1", 36)])
+@pytest.mark.parametrize(
+    "name, phase, size",
+    [
+        ("EE_B", "ND2", 27),
+        ("BASE", "E2", 81),
+        ("SE_P", "E2", 567),
+        ("EE_D", "E2", 405),
+        ("EE_DP", "E2", 2835),
+        ("EE_D", "Full", 3),
+        ("BASE", "KS", 9),
+        ("SE_P", "NW1", 36),
+    ],
+)
 def test_the_reported_grids_have_the_sizes_of_the_thesis(name, phase, size):
-    space, p = Space(name), next(p for p in shrink.PHASES if p.name == phase)
-    assert len(space.grid(shrink.choices_after(space, p), (48, 56, 64), 1.0)) == size
+    space, p = Space(name), next(p for p in curricula.PHASES if p.name == phase)
+    assert len(space.grid(curricula.choices_after(space, p), (48, 56, 64), 1.0)) == size
 
 
 def test_validation_takes_the_extremes():
     space = Space("EE_P")
-    by_name = {p.name: shrink.validation_choices(space, p) for p in shrink.phases_for(space)}
+    by_name = {p.name: eps.validation_choices(space, p) for p in curricula.phases_for(space)}
     assert by_name["KS"].kernel == (3, 5, 7) and by_name["D2"].kernel == (3, 7)
     assert set(by_name["NW1"].level) == {3, 5, 6, 7} and set(by_name["NW2"].level) == {1, 2, 4, 7}
-    assert by_name["ND3"].exit == (2, 5) and by_name["D1"].depth == (3, 4) and by_name["E2"].expand == (3, 6)
+    assert (
+        by_name["ND3"].exit == (2, 5)
+        and by_name["D1"].depth == (3, 4)
+        and by_name["E2"].expand == (3, 6)
+    )
 
 
 def test_a_thinned_grid_is_the_same_for_everybody():
     members = list(range(100))
-    assert shrink.subset(members, 9, 0) == shrink.subset(members, 9, 0) == sorted(shrink.subset(members, 9, 0))
-    assert shrink.subset(members, None, 0) == shrink.subset(members, 200, 0) == members
+    assert (
+        eps.subset(members, 9, 0) == eps.subset(members, 9, 0) == sorted(eps.subset(members, 9, 0))
+    )
+    assert eps.subset(members, None, 0) == eps.subset(members, 200, 0) == members
 
 
 def test_the_recipe_scales_table_5_2(params):
-    full, ks = (shrink.recipe_for(p, params) for p in shrink.PHASES[:2])
+    full, ks = (eps.recipe_for(p, params) for p in curricula.PHASES[:2])
     assert (full["epochs"], full["lr"]) == (2, 0.08 * params["lr_factor"])
-    exact = shrink.recipe_for(shrink.PHASES[0], plan.load_params("paper", "ofav2_eps"))
+    exact = eps.recipe_for(curricula.PHASES[0], load_params("paper", "ofav2_eps"))
     assert (exact["epochs"], exact["lr"], exact["warmup"]) == (180, 1e-3, 0)
     assert ks["epochs"] == 1
-    three = plan.load_params("smoke", "ofav2_eps", {"training_sizes": "three"})
-    assert shrink.training_resolutions(shrink.recipe_for(shrink.PHASES[1], three)) == three["eval_resolutions"]
+    three = load_params("smoke", "ofav2_eps", {"training_sizes": "three"})
+    assert (
+        eps.training_resolutions(eps.recipe_for(curricula.PHASES[1], three))
+        == three["eval_resolutions"]
+    )
 
 
-# ---------------------------------------------------------------------------------------------- teachers
+# ----------------------------------------------------------------------------------------- teachers
+
 
 def teacher_of(kd="ensemble", positions=(1, 2, 3, 4, 5), dropout=0.5):
     space = Space("EE_B", base_channels=(8,) * 6, widths=(1.0,), resolutions=(16, 24))
     net = Supernet(space, 1.0, 4, dropout=dropout)
     weights = (0.34, 0.27, 0.20, 0.13, 0.06)
-    return net, shrink.Teacher(net.extract(space.largest, exits=positions), positions, weights, kd)
+    return net, distill.Teacher(net.extract(space.largest, exits=positions), positions, weights, kd)
 
 
 def test_a_teacher_uses_batch_statistics_and_no_dropout():
@@ -121,7 +180,9 @@ def test_a_teacher_uses_batch_statistics_and_no_dropout():
     for m in net.modules():  # the same network in training mode, without its dropout
         if isinstance(m, torch.nn.Dropout):
             m.p = 0.0
-    wanted = F.softmax(ensemble(net.train()(x, net.space.largest, exits="all"), (0.34, 0.27, 0.20, 0.13, 0.06)), 1)
+    wanted = F.softmax(
+        ensemble(net.train()(x, net.space.largest, exits="all"), (0.34, 0.27, 0.20, 0.13, 0.06)), 1
+    )
     torch.testing.assert_close(once, wanted.detach(), atol=1e-5, rtol=1e-4)
 
 
@@ -142,16 +203,23 @@ def test_a_teacher_of_some_exits_renormalises_its_weights():
 def test_elastic_draws_depend_on_seed_step_and_subnet_only(data):
     space = Space("BASE", base_channels=(8,) * 6, widths=(1.0,), resolutions=(16, 24))
     drawn = []
-    net = SimpleNamespace(space=SimpleNamespace(draw=lambda *a: drawn.append(space.draw(*a)) or drawn[-1]), width=1.0)
-    fake = type("Net", (), {"__call__": lambda s, x, a: torch.zeros(len(x), 4), "space": net.space, "width": 1.0})()
+    net = SimpleNamespace(
+        space=SimpleNamespace(draw=lambda *a: drawn.append(space.draw(*a)) or drawn[-1]), width=1.0
+    )
+    fake = type(
+        "Net",
+        (),
+        {"__call__": lambda s, x, a: torch.zeros(len(x), 4), "space": net.space, "width": 1.0},
+    )()
     teacher = SimpleNamespace(targets=lambda x: lambda e: torch.full((len(x), 4), 0.25))
-    losses = shrink.elastic_losses(fake, space.choices, teacher, 4, seed=3)
+    losses = eps.elastic_losses(fake, space.choices, teacher, 4, seed=3)
     x, y = torch.zeros(2, 3, 16, 16), torch.tensor([0, 1])
     list(losses(x, y, 7)), list(losses(x, y, 7)), list(losses(x, y, 8))
     assert drawn[:4] == drawn[4:8] != drawn[8:] and len(set(drawn[:4])) == 4
 
 
-# ---------------------------------------------------------------------------------------------- a whole run
+# -------------------------------------------------------------------------------------- a whole run
+
 
 def test_every_phase_leaves_what_the_report_reads(trained):
     out, links = trained
@@ -171,7 +239,10 @@ def test_every_phase_leaves_what_the_report_reads(trained):
 def test_both_teachers_share_the_phases_that_cannot_depend_on_them(trained):
     _, links = trained
     fixed, pet = links["fixed"], links["pet"]
-    assert [a.cell.folder == b.cell.folder for a, b in zip(fixed, pet, strict=True)] == [True, True] + [False] * 10
+    assert [a.cell.folder == b.cell.folder for a, b in zip(fixed, pet, strict=True)] == [
+        True,
+        True,
+    ] + [False] * 10
     assert {x.teacher_phase.name for x in fixed[1:]} == {"Full"}
     assert [x.teacher_phase.name for x in pet[1:]] == [x.phase.name for x in pet[:-1]]
 
@@ -181,17 +252,19 @@ def test_the_pet_teacher_has_the_best_weights_of_the_phase_before(trained, data)
     link = next(x for x in links["pet"] if x.phase.name == "D1")
     before = next(x for x in links["pet"] if x.phase.name == "ND4")
     assert link.cell.params["teacher_source"] == before.cell.hash == link.teacher.hash
-    teacher, quality = shrink.make_teacher(link, data, "cpu")
-    best = runs.load_weights(before.cell.path("best.safetensors"))
+    teacher, quality = eps.make_teacher(link, data, "cpu")
+    best = files.load_weights(before.cell.path("best.safetensors"))
     taught = teacher.network.state_dict()
     weights = {k for k, _ in teacher.network.named_parameters()}
     assert all(torch.equal(taught[k], best[f"body.{k}"]) for k in weights)
-    pd.testing.assert_frame_equal(quality, pd.read_csv(link.cell.path("teacher.csv")), check_exact=False)
+    pd.testing.assert_frame_equal(
+        quality, pd.read_csv(link.cell.path("teacher.csv")), check_exact=False
+    )
     assert list(quality.exit) == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_lagging_teacher_is_one_phase_older(data, params, tmp_path):
-    links = shrink.chain(params | {"pet_lag": 1}, "EE_D", 1.0, "pet", 0, data, tmp_path)
+    links = eps.chain(params | {"pet_lag": 1}, "EE_D", 1.0, "pet", 0, data, tmp_path)
     assert [x.teacher_phase.name for x in links[1:5]] == ["Full", "Full", "KS", "ND1"]
 
 
@@ -200,57 +273,78 @@ def test_without_stale_exits_the_teacher_keeps_those_trained_since_full(trained,
         link = next(x for x in trained[1]["pet"] if x.phase.name == name)
         recipe = link.cell.params["recipe"] | {"stale_exits": False}
         other = link._replace(cell=replace(link.cell, params=link.cell.params | {"recipe": recipe}))
-        assert list(shrink.make_teacher(other, data, "cpu")[1].exit) == kept
+        assert list(eps.make_teacher(other, data, "cpu")[1].exit) == kept
 
 
 def test_finished_phases_are_not_trained_again(trained, data, params, monkeypatch):
-    monkeypatch.setattr(shrink, "fit", None)
-    assert len(shrink.run(params, "EE_DP", 1.0, "pet", 0, data, trained[0])) == 12
+    monkeypatch.setattr(eps, "fit", None)
+    assert len(eps.run(params, "EE_DP", 1.0, "pet", 0, data, trained[0])) == 12
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(trained, data, params, tmp_path):
-    again = [shrink.run_phase(x, data) for x in shrink.chain(params, "EE_DP", 1.0, "fixed", 0, data, tmp_path)[:3]]
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(
+    trained, data, params, tmp_path
+):
+    again = [
+        eps.run_phase(x, data)
+        for x in eps.chain(params, "EE_DP", 1.0, "fixed", 0, data, tmp_path)[:3]
+    ]
     for report in again:
         name = f"ofav2_eps/{report['name']}/grid.csv"
         assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
-    other = shrink.run_phase(shrink.chain(params, "EE_DP", 1.0, "fixed", 1, data, tmp_path)[0], data)
+    other = eps.run_phase(eps.chain(params, "EE_DP", 1.0, "fixed", 1, data, tmp_path)[0], data)
     assert other["metrics"]["grid"] != again[0]["metrics"]["grid"]
 
 
 def test_bf16_and_e2e_are_switches_of_the_same_run(data, params, tmp_path):
-    links = shrink.chain(params | {"precision": "bf16", "kd": "e2e"}, "EE_B", 1.0, "pet", 0, data, tmp_path)[:2]
+    links = eps.chain(
+        params | {"precision": "bf16", "kd": "e2e"}, "EE_B", 1.0, "pet", 0, data, tmp_path
+    )[:2]
     for link in links:
-        assert 0 <= shrink.run_phase(link, data)["metrics"]["grid"]["best"] <= 100
+        assert 0 <= eps.run_phase(link, data)["metrics"]["grid"]["best"] <= 100
 
 
 def test_a_gpu_that_is_not_there_is_refused(params):
     if torch.cuda.is_available():
-        assert shrink.load_data(params | {"device": "cuda"}).device.type == "cuda"
+        assert eps.load_data(params | {"device": "cuda"}).device.type == "cuda"
     else:
-        with pytest.raises(runs.Refusal, match="set device to cpu"):
-            shrink.load_data(params | {"device": "cuda"})
+        with pytest.raises(Refusal, match="set device to cpu"):
+            eps.load_data(params | {"device": "cuda"})
 
 
 def test_the_summary_names_every_best_subnet(trained, data, params):
-    best = shrink.best_subnets(params, data, trained[0])
+    best = eps.best_subnets(params, data, trained[0])
     assert list(best.teacher) == ["fixed", "pet"] and (best.params > 0).all()
 
 
 def test_the_command_line_trains_one_supernet_and_refuses_in_one_line(tmp_path, capsys):
     profile = tmp_path / "tiny.yaml"
-    profile.write_text(yaml.safe_dump(plan.load_profile("smoke") | {
-        k: v for k, v in TINY.items() if k in plan.Profile.model_fields}))
-    argv = ["--profile", str(profile), "--supernet", "BASE", "--teacher", "fixed", "--out", str(tmp_path / "out")]
-    assert shrink.main([*argv, "--set", "val_subnets=1"]) == 0
+    profile.write_text(
+        yaml.safe_dump(
+            load_profile("smoke") | {k: v for k, v in TINY.items() if k in Profile.model_fields}
+        )
+    )
+    argv = [
+        "--profile",
+        str(profile),
+        "--supernet",
+        "BASE",
+        "--teacher",
+        "fixed",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert eps.main([*argv, "--set", "val_subnets=1"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
-    assert shrink.main([*argv, "--set", "kd=hard"]) == 2
+    assert eps.main([*argv, "--set", "kd=hard"]) == 2
     assert "is not one of" in capsys.readouterr().err
 
 
 def test_the_smoke_profile_trains_far_above_chance(tmp_path):
-    params = plan.load_params("smoke", "ofav2_eps")
-    data = shrink.load_data(params)
+    params = load_params("smoke", "ofav2_eps")
+    data = eps.load_data(params)
     for supernet in ("BASE", "EE_D"):
-        full, kernel = (shrink.run_phase(link, data)["metrics"]["grid"]["avg"]
-                        for link in shrink.chain(params, supernet, 1.0, "pet", 0, data, tmp_path)[:2])
+        full, kernel = (
+            eps.run_phase(link, data)["metrics"]["grid"]["avg"]
+            for link in eps.chain(params, supernet, 1.0, "pet", 0, data, tmp_path)[:2]
+        )
         assert full > 50 and kernel > 25  # chance: 10

@@ -1,25 +1,39 @@
-"""The study of predictors and post-processing as cells: what they leave, what they share, how they go on."""
+"""The study of predictors and post-processing as cells: what they leave, what they share, how they
+go on."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from nat_lib import nat, plan, runs, studies
+from nat_lib import arch, files
+from nat_lib import evaluate as evaluate_module
+from nat_lib.errors import Refusal
 from nat_lib.exits import MODES
+from nat_lib.run.params import load_params
+from nat_lib.studies import predictors, searches
+from nat_lib.studies.post import post_selected, run_posts, settings
 
-SMALL = {"predictor_sizes": [10, 14], "predictor_repeats": 2, "predictor_tests": 5, "predictors": ["ridge", "knn"],
-         "encodings": ["integer", "onehot"], "draw_seed": 420, "threads": 1}
+SMALL = {
+    "predictor_sizes": [10, 14],
+    "predictor_repeats": 2,
+    "predictor_tests": 5,
+    "predictors": ["ridge", "knn"],
+    "encodings": ["integer", "onehot"],
+    "draw_seed": 420,
+    "threads": 1,
+}
 
 
 @pytest.fixture
 def compared(searching, tmp_path):
-    """Function: run the study of predictors on BASE, with changed parameters; returns (report, folder)."""
+    """Function: run the study of predictors on BASE, with changed parameters; returns (report,
+    folder)."""
     params, data, lay = searching
     lay(tmp_path, "BASE")
-    home = tmp_path / studies.PREDICTORS / "digits_turned/BASE_s0"
+    home = tmp_path / predictors.PREDICTORS / "digits_turned/BASE_s0"
 
     def run(**changes):
-        return studies.run_predictors(params | SMALL | changes, "BASE", 0, data, tmp_path), home
+        return predictors.run_predictors(params | SMALL | changes, "BASE", 0, data, tmp_path), home
 
     return run
 
@@ -28,16 +42,24 @@ def test_the_study_scores_once_and_fits_every_predictor_on_the_same_sets(compare
     report, home = compared()
     scores, fits = pd.read_csv(home / "scores/scores.csv"), pd.read_csv(home / "fits/fits.csv")
     assert scores.groupby(["set", "size", "repeat"]).size().to_dict() == {
-        ("test", 0, 0): 5, ("train", 10, 0): 10, ("train", 10, 1): 10, ("train", 14, 0): 14, ("train", 14, 1): 14}
-    assert len(fits) == 2 * 2 * 2 * 2 == report["metrics"]["fits"] and fits.spearman.between(-1, 1).all()
+        ("test", 0, 0): 5,
+        ("train", 10, 0): 10,
+        ("train", 10, 1): 10,
+        ("train", 14, 0): 14,
+        ("train", 14, 1): 14,
+    }
+    assert (
+        len(fits) == 2 * 2 * 2 * 2 == report["metrics"]["fits"]
+        and fits.spearman.between(-1, 1).all()
+    )
     assert not fits.duplicated(["predictor", "encoding", "size", "repeat"]).any()
-    monkeypatch.setattr(nat, "evaluate", None)      # another predictor needs no network
+    monkeypatch.setattr(searches, "evaluate", None)  # another predictor needs no network
     report, _ = compared(predictors=["svr"])
     assert report["metrics"]["fits"] == 8
 
 
 def test_a_killed_study_scores_only_what_is_left(compared, monkeypatch):
-    evaluate, calls = nat.evaluate, []
+    evaluate, calls = evaluate_module.evaluate, []
 
     def dying(*args):
         if len(calls) == 7:
@@ -45,42 +67,57 @@ def test_a_killed_study_scores_only_what_is_left(compared, monkeypatch):
         calls.append(args)
         return evaluate(*args)
 
-    monkeypatch.setattr(nat, "evaluate", dying)
+    monkeypatch.setattr(searches, "evaluate", dying)
     with pytest.raises(KeyboardInterrupt):
         compared()
-    monkeypatch.setattr(nat, "evaluate", lambda *args: calls.append(args) or evaluate(*args))
+    monkeypatch.setattr(searches, "evaluate", lambda *args: calls.append(args) or evaluate(*args))
     _, home = compared()
     scores = pd.read_csv(home / "scores/scores.csv")
-    space = nat.Space.from_dict(runs.read_json(home / "scores/params.json")["params"]["space"])
-    assert len(calls) == len(np.unique(space.active(nat.genotypes(scores.code)), axis=0))
+    space = arch.Space.from_dict(files.read_json(home / "scores/params.json")["params"]["space"])
+    assert len(calls) == len(np.unique(space.active(searches.genotypes(scores.code)), axis=0))
 
 
 def test_the_settings_are_those_of_the_thesis():
     params = {"post_learning_rates": [1e-4, 1e-5]}
-    assert len(studies.settings("grid", False, params)) == 6
-    grid = studies.settings("grid", True, params)
-    assert len(grid) == len(set(grid)) == 30 and {w for m, *_, w in grid if m == "ens"} == set(MODES)
-    assert studies.settings("final", False, params) == [("std", "SGD", 1e-4, None)]
-    assert studies.settings("final", True, params) == [("std", "AdamW", 1e-4, None), ("ens", "AdamW", 1e-4, "UNIF")]
+    assert len(settings("grid", False, params)) == 6
+    grid = settings("grid", True, params)
+    assert len(grid) == len(set(grid)) == 30 and {w for m, *_, w in grid if m == "ens"} == set(
+        MODES
+    )
+    assert settings("final", False, params) == [("std", "SGD", 1e-4, None)]
+    assert settings("final", True, params) == [
+        ("std", "AdamW", 1e-4, None),
+        ("ens", "AdamW", 1e-4, "UNIF"),
+    ]
 
 
 def test_returned_subnets_are_post_processed_beside_their_originals(searching, tmp_path):
     params, data, lay = searching
-    post = plan.load_params("smoke", "post_processing") | {
-        "nat_eval_batch_size": 40, "post_epochs": 2, "post_subnets": 1, "profile": "test",
-        "nat_supernets": {"1": ["EE_D"], "4": []}, "post_searches": {"1": ["acc+macs"], "4": ["acc+macs"]}}
-    assert studies.post_selected(post, "grid") == [("EE_D", 1, "acc+macs", 0)]
-    assert studies.post_selected(post, "final") == []
-    with pytest.raises(runs.Refusal, match="run notebook 04"):
-        studies.run_posts(post, "final", "EE_D", 1, "macs+acc", 0, data, tmp_path)
+    post = load_params("smoke", "post_processing") | {
+        "nat_eval_batch_size": 40,
+        "post_epochs": 2,
+        "post_subnets": 1,
+        "profile": "test",
+        "nat_supernets": {"1": ["EE_D"], "4": []},
+        "post_searches": {"1": ["acc+macs"], "4": ["acc+macs"]},
+    }
+    assert post_selected(post, "grid") == [("EE_D", 1, "acc+macs", 0)]
+    assert post_selected(post, "final") == []
+    with pytest.raises(Refusal, match="run notebook 04"):
+        run_posts(post, "final", "EE_D", 1, "macs+acc", 0, data, tmp_path)
     lay(tmp_path, "EE_D")
-    nat.run_search(params | {"iterations": 1}, "EE_D", 1, "acc+macs", 0, data, tmp_path)
-    reports = studies.run_posts(post, "final", "EE_D", 1, "macs+acc", 0, data, tmp_path)
+    searches.run_search(params | {"iterations": 1}, "EE_D", 1, "acc+macs", 0, data, tmp_path)
+    reports = run_posts(post, "final", "EE_D", 1, "macs+acc", 0, data, tmp_path)
     assert [r["params"]["method"] for r in reports] == ["std", "ens"]
-    subnets = pd.read_csv(tmp_path / nat.STUDY / "digits_turned/EE_D_p1_acc+macs_s0/subnets.csv")
+    subnets = pd.read_csv(
+        tmp_path / searches.STUDY / "digits_turned/EE_D_p1_acc+macs_s0/subnets.csv"
+    )
     best = subnets[subnets.returned].sort_values("val_top1", ascending=False, kind="stable").iloc[0]
     for report in reports:
-        assert report["params"]["code"] == best.code and report["metrics"]["original"]["test_top1"] == best.test_top1
+        assert (
+            report["params"]["code"] == best.code
+            and report["metrics"]["original"]["test_top1"] == best.test_top1
+        )
         assert 0 <= report["metrics"]["after"]["test_top1"] <= 100
         assert report["metrics"]["params"] >= best.params
-    assert studies.run_posts(post, "final", "EE_D", 1, "acc+macs", 0, data, tmp_path) == reports
+    assert run_posts(post, "final", "EE_D", 1, "acc+macs", 0, data, tmp_path) == reports

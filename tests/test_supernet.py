@@ -1,4 +1,5 @@
-"""The supernet computes what its extracted subnets compute; weight views, skips, parallel levels, exits, sorting."""
+"""The supernet computes what its extracted subnets compute; weight views, skips, parallel levels,
+exits, sorting."""
 
 from dataclasses import replace
 
@@ -11,8 +12,8 @@ from torch import nn
 from nat_lib import elastic
 from nat_lib.arch import NETWORKS, Space, middle
 from nat_lib.cost import count
+from nat_lib.errors import Refusal
 from nat_lib.evaluate import fold, recalibrate
-from nat_lib.runs import Refusal
 from nat_lib.supernet import Level, Supernet, through
 
 SMALL = (8, 8, 16, 16, 24, 24)
@@ -48,7 +49,9 @@ def test_extracted_subnet_computes_what_the_supernet_computes(name, width):
         x = images(arch.resolution)
         static = net.extract(arch)
         torch.testing.assert_close(static(x), net(x, arch), atol=1e-5, rtol=1e-4)
-        assert {p.data_ptr() for p in static.parameters()}.isdisjoint(p.data_ptr() for p in net.parameters())
+        assert {p.data_ptr() for p in static.parameters()}.isdisjoint(
+            p.data_ptr() for p in net.parameters()
+        )
     several = net.extract(arch, exits="all")(x)
     for a, b in zip(several, net(x, arch, exits="all"), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
@@ -69,7 +72,8 @@ def test_some_exits_keep_their_stages_only():
 
 
 def hooked_cost(network, x):
-    """(params, conv + linear MACs, MACs in the thesis's convention) of a plain network, counted on a real forward."""
+    """(params, conv + linear MACs, MACs in the thesis's convention) of a plain network, counted on
+    a real forward."""
     plain, extra = [], []
 
     def conv(m, i, o):
@@ -85,15 +89,26 @@ def hooked_cost(network, x):
         c, h, _ = i[0].shape[1:]
         extra.append(c * h + c)
 
-    hooks = {nn.Conv2d: conv, nn.Linear: linear, nn.BatchNorm2d: elements, nn.Hardswish: elements,
-             nn.AdaptiveAvgPool2d: mean}
-    handles = [m.register_forward_hook(hooks[type(m)]) for m in network.modules() if type(m) in hooks]
+    hooks = {
+        nn.Conv2d: conv,
+        nn.Linear: linear,
+        nn.BatchNorm2d: elements,
+        nn.Hardswish: elements,
+        nn.AdaptiveAvgPool2d: mean,
+    }
+    handles = [
+        m.register_forward_hook(hooks[type(m)]) for m in network.modules() if type(m) in hooks
+    ]
 
     def gated(m, i, o):
         c, h, _ = i[0].shape[1:]
         extra.append(c * h + c + o[0].numel())
 
-    handles += [m.register_forward_hook(gated) for m in network.modules() if type(m).__name__ == "SqueezeExcite"]
+    handles += [
+        m.register_forward_hook(gated)
+        for m in network.modules()
+        if type(m).__name__ == "SqueezeExcite"
+    ]
     network(x)
     for h in handles:
         h.remove()
@@ -105,7 +120,10 @@ def hooked_cost(network, x):
 def test_the_cost_tables_equal_a_count_on_built_networks(name, width):
     space = Space(name)
     net = Supernet(space, width).eval()
-    archs = [replace(a, width=width) for a in space.sample(4, np.random.default_rng(5), by="architecture")]
+    archs = [
+        replace(a, width=width)
+        for a in space.sample(4, np.random.default_rng(5), by="architecture")
+    ]
     tables = count(archs, space, n_classes=200)
     for arch, row in zip(archs, tables.itertuples(), strict=True):
         built = hooked_cost(net.extract(arch), images(arch.resolution, 1))
@@ -126,7 +144,9 @@ def test_identity_matrices_crop_the_centre_and_gradients_reach_the_right_ones():
     weight = torch.randn(4, 1, 7, 7)
     matrices = Supernet(space, 1.0, 3).transforms[0]
     for size in (3, 5, 7):
-        torch.testing.assert_close(elastic.kernel_view(weight, size, matrices), elastic.crop(weight, size))
+        torch.testing.assert_close(
+            elastic.kernel_view(weight, size, matrices), elastic.crop(weight, size)
+        )
     elastic.kernel_view(weight, 5, matrices).sum().backward()
     assert matrices["5"].grad is not None and matrices["3"].grad is None
     elastic.kernel_view(weight, 3, matrices).sum().backward()
@@ -145,13 +165,18 @@ def test_small_kernels_go_through_both_matrices():
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_depthwise_equals_the_library_in_value_and_gradients(size, kernel, stride):
-    x, w = images(size, 3).double().float().repeat(1, 2, 1, 1).requires_grad_(), torch.randn(6, 1, kernel, kernel)
+    x, w = (
+        images(size, 3).double().float().repeat(1, 2, 1, 1).requires_grad_(),
+        torch.randn(6, 1, kernel, kernel),
+    )
     w.requires_grad_()
     ours = elastic.depthwise(x, w, stride)
     theirs = F.conv2d(x, w, None, stride, kernel // 2, groups=6)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     g = torch.randn_like(ours)
-    for a, b in zip(torch.autograd.grad(ours, (x, w), g), torch.autograd.grad(theirs, (x, w), g), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(ours, (x, w), g), torch.autograd.grad(theirs, (x, w), g), strict=True
+    ):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
@@ -163,7 +188,9 @@ def test_dense_stage_sums_the_older_outputs(depth, formula):
         y[f"y{k}"] = inputs[k]() + 10.0**k
     levels = [lambda t, k=k: t + 10.0**k for k in range(1, depth + 1)]
     assert through(levels, x, dense=True) == sum(y[name] for name in formula.split(" + "))
-    assert through(levels, x, dense=False) == y["y1"] - 10.0 + sum(10.0**k for k in range(1, depth + 1))
+    assert through(levels, x, dense=False) == y["y1"] - 10.0 + sum(
+        10.0**k for k in range(1, depth + 1)
+    )
 
 
 @pytest.mark.parametrize("size", [13, 15, 26, 30])
@@ -175,7 +202,9 @@ def test_a_parallel_level_is_the_sum_of_its_branches(size, c_in, c_out, stride):
     branches = {4: level.irb(x), 2: level.pointwise(x), 1: level.transform(x)}
     assert len({b.shape for b in branches.values()}) == 1
     for code in range(1, 8):
-        alone = Level(c_in, c_out, 24, 5, stride, "h_swish", True, first=c_in != c_out, code=code).eval()
+        alone = Level(
+            c_in, c_out, 24, 5, stride, "h_swish", True, first=c_in != c_out, code=code
+        ).eval()
         alone.load_state_dict({k: level.state_dict()[k] for k in alone.state_dict()})
         torch.testing.assert_close(alone(x), sum(b for bit, b in branches.items() if code & bit))
 
@@ -186,7 +215,8 @@ def test_a_subnet_leaving_early_touches_nothing_behind_its_exit():
     net(images(20), replace(space.largest, width=1.0, exit=2)).sum().backward()
     touched = {n for n, p in net.body.named_parameters() if p.grad is not None}
     assert {n for n in touched if n.startswith("stages")} == {
-        n for n, _ in net.body.named_parameters() if n.startswith(("stages.0.", "stages.1."))}
+        n for n, _ in net.body.named_parameters() if n.startswith(("stages.0.", "stages.1."))
+    }
     assert {n.split(".")[1] for n in touched if n.startswith("exits")} == {"2"}
 
 
@@ -217,10 +247,18 @@ def test_protected_sorting_keeps_the_channels_of_the_protected_width():
 
 def test_a_full_phase_checkpoint_loads_into_the_elastic_net():
     space = small("EE_D")
-    trained = disturb(Supernet(space, 1.0, 4)).extract(replace(space.largest, width=1.0), exits="all").eval()
+    trained = (
+        disturb(Supernet(space, 1.0, 4))
+        .extract(replace(space.largest, width=1.0), exits="all")
+        .eval()
+    )
     net = Supernet(space, 1.0, 4, seed=3).eval()
     net.load_maximal(trained.state_dict())
-    for a, b in zip(trained(images(24)), net(images(24), replace(space.largest, width=1.0), exits="all"), strict=True):
+    for a, b in zip(
+        trained(images(24)),
+        net(images(24), replace(space.largest, width=1.0), exits="all"),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
     assert torch.equal(net.transforms[0]["3"], torch.eye(9))
     with pytest.raises(Refusal, match="another space"):

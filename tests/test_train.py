@@ -1,4 +1,5 @@
-"""The training loop: schedule, optimiser groups, zero-filled gradients, resuming, several processes."""
+"""The training loop: schedule, optimiser groups, zero-filled gradients, resuming, several
+processes."""
 
 import math
 import os
@@ -8,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nat_lib import runs
-from nat_lib.train import Schedule, average_buffers, clip, first_rank_first, fit, flat_gradients, gathered, sgd
+from nat_lib.cells import open_cell
+from nat_lib.distributed import average_buffers, first_rank_first, gathered
+from nat_lib.errors import Refusal
+from nat_lib.train import Schedule, clip, fit, flat_gradients, sgd
 
 ENDLESS = 10**6
 
@@ -31,7 +34,7 @@ def train(folder, network, epochs=4, stop=ENDLESS, lr=0.05, clipped=None, **opti
     """fit on the toy problem; the batch iterator raises after `stop` batches, as a kill would."""
     seen = []
     with first_rank_first():
-        cell = runs.cell(folder, "toy", "a", {"epochs": epochs})
+        cell = open_cell(folder, "toy", "a", {"epochs": epochs})
 
     def losses(x, y, step):
         seen.append(step)
@@ -47,12 +50,22 @@ def train(folder, network, epochs=4, stop=ENDLESS, lr=0.05, clipped=None, **opti
         with torch.no_grad():
             x, y = next(batches(99, 1, 64))
             logits = net(x)
-        return F.cross_entropy(logits, y).item(), 100 * (logits.argmax(1) == y).float().mean().item()
+        return F.cross_entropy(logits, y).item(), 100 * (
+            logits.argmax(1) == y
+        ).float().mean().item()
 
     torch.manual_seed(7)
     options = {"validate": validate, **options}
-    return fit(network, losses, batches, schedule=Schedule(lr, epochs), optimizer=sgd(network, 1e-4), n_batches=4,
-               cell=cell, **options)
+    return fit(
+        network,
+        losses,
+        batches,
+        schedule=Schedule(lr, epochs),
+        optimizer=sgd(network, 1e-4),
+        n_batches=4,
+        cell=cell,
+        **options,
+    )
 
 
 def test_training_lowers_the_loss_and_keeps_the_best_epoch(tmp_path):
@@ -67,7 +80,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop):
     wanted, weights = train(tmp_path / "straight", toy())
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "killed", toy(), stop=stop)
-    history, resumed = train(tmp_path / "killed", toy(seed=5))  # what it starts from comes from the checkpoint alone
+    history, resumed = train(
+        tmp_path / "killed", toy(seed=5)
+    )  # what it starts from comes from the checkpoint alone
     if stop < 4:
         history, resumed = train(tmp_path / "again", toy())
     assert history.drop(columns="seconds").equals(wanted.drop(columns="seconds"))
@@ -87,7 +102,9 @@ def test_eps_schedule_is_constant_then_cosine_to_zero():
 
 
 def test_decay_is_exempt_by_type():
-    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sequential(nn.BatchNorm2d(2)), nn.Flatten(), nn.Linear(2, 2))
+    network = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.Sequential(nn.BatchNorm2d(2)), nn.Flatten(), nn.Linear(2, 2)
+    )
     decayed, free = (g["params"] for g in sgd(network, 3e-5).param_groups)
     assert {id(p) for p in decayed} == {id(network[0].weight), id(network[3].weight)}
     assert len(free) == 4
@@ -104,19 +121,23 @@ def test_unused_weights_still_decay_and_coast():
         network[0](torch.ones(1, 2)).sum().backward()
         optimizer.step()
     once = before - 0.1 * 0.5 * before
-    torch.testing.assert_close(network[1].weight.detach(), once - 0.1 * (0.9 * 0.5 * before + 0.5 * once))
+    torch.testing.assert_close(
+        network[1].weight.detach(), once - 0.1 * (0.9 * 0.5 * before + 0.5 * once)
+    )
     assert flat.data_ptr() == network[0].weight.grad.data_ptr()
 
 
 def test_a_loss_that_is_not_a_number_is_refused(tmp_path):
-    with pytest.raises(runs.Refusal, match="lower lr_factor"):
+    with pytest.raises(Refusal, match="lower lr_factor"):
         train(tmp_path, toy(), lr=1e30)
 
 
 def _worker(rank, folder):
     torch.set_num_threads(1)
     os.environ["NAT_BATCH"] = "1"
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
     assert gathered(list(range(7))[rank::2]) == list(range(7))  # shares come back in order
     for norm in (False, True):
         network = toy(norm)
@@ -132,7 +153,9 @@ def test_two_processes_train_like_one_on_the_whole_batch(tmp_path):
     torch.multiprocessing.spawn(_worker, (str(tmp_path),), nprocs=2)
     names = ("False0", "False1", "True0", "True1", "clipped0")
     a, b, c, d, e = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in names)
-    assert all(torch.equal(a[k], b[k]) for k in a) and all(torch.equal(c[k], d[k]) for k in c)  # replicas stay equal
+    assert all(torch.equal(a[k], b[k]) for k in a) and all(
+        torch.equal(c[k], d[k]) for k in c
+    )  # replicas stay equal
     for together, norm in ((a, None), (e, 0.1)):
         alone = toy(norm=False)  # with batch norm the statistics are each process's own
         train(tmp_path / f"alone{norm}", alone, epochs=2, clipped=norm)
@@ -150,17 +173,23 @@ def test_without_validation_the_last_weights_are_returned(tmp_path):
 
 def test_validation_every_few_epochs_and_after_the_last(tmp_path):
     asked = []
-    history, _ = train(tmp_path, toy(), epochs=5, every=2, validate=lambda net: asked.append(1) or (1.0, 50.0))
+    history, _ = train(
+        tmp_path, toy(), epochs=5, every=2, validate=lambda net: asked.append(1) or (1.0, 50.0)
+    )
     assert list(history.epoch[history.val_top1.notna()]) == [2, 4, 5] and len(asked) == 3
     assert list(history.is_best) == [False, True, False, False, False]
 
 
 def test_patience_counts_a_tie_as_an_improvement(tmp_path):
     losses = iter([3.0, 2.0, 2.5, 2.0, 2.1, 2.2, 1.0])
-    history, _ = train(tmp_path, toy(), epochs=7, patience=2, validate=lambda net: (next(losses), 50.0))
-    assert len(history) == 6        # 2.0 again in epoch 4, then two without an improvement
-    again, _ = train(tmp_path, toy(), epochs=7, patience=2, validate=lambda net: (next(losses), 50.0))
-    assert len(again) == 6          # a resumed run has had enough too
+    history, _ = train(
+        tmp_path, toy(), epochs=7, patience=2, validate=lambda net: (next(losses), 50.0)
+    )
+    assert len(history) == 6  # 2.0 again in epoch 4, then two without an improvement
+    again, _ = train(
+        tmp_path, toy(), epochs=7, patience=2, validate=lambda net: (next(losses), 50.0)
+    )
+    assert len(again) == 6  # a resumed run has had enough too
 
 
 def test_buffers_of_one_process_stay_as_they_are():

@@ -1,0 +1,170 @@
+"""Seeds, generators, progress, and what a report says of the machine."""
+
+import importlib.metadata
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from nat_lib.files import ROOT
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "pymoo",
+    "moocore",
+    "lightgbm",
+    "safetensors",
+)
+
+
+# --------------------------------------------------------------------------------------- randomness
+
+
+def seed_all(seed):
+    """Seed torch, Python's random and numpy's global generator."""
+    import torch
+
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (libraries draw from it)
+
+
+def rng_state():
+    """State of the global generators as tensors and plain values, fit for `save_state`."""
+    import torch
+
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state(),
+        # Asking for the state would start CUDA in a process that does not use it.
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "python": random.getstate(),
+        "numpy": (
+            name,
+            torch.from_numpy(keys.astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
+    }
+
+
+def set_rng_state(state):
+    """Put the global generators where `rng_state` found them."""
+    import torch
+
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+
+
+def start(threads=None, seed=0):
+    """First call of a notebook: threads torch may use (None: as the environment says) and the
+    global seed."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    seed_all(seed)
+
+
+# ------------------------------------------------------------------------------- what the user sees
+
+
+def progress(iterable, desc, total=None, every=10.0):
+    """Iterate with a progress bar; in batch (NAT_BATCH=1) with a line of text at most every `every`
+    seconds."""
+    if os.environ.get("NAT_BATCH") == "1":
+        return _progress_lines(iterable, desc, total, every)
+    from tqdm.auto import tqdm
+
+    return tqdm(iterable, desc=desc, total=total, leave=False)
+
+
+def _progress_lines(iterable, desc, total, every):
+    total = total if total is not None else len(iterable) if hasattr(iterable, "__len__") else None
+    began = said = time.monotonic()
+    for done, item in enumerate(iterable):
+        now = time.monotonic()
+        if done and now - said >= every:
+            rest = f"/{total}, {(total - done) * (now - began) / done:.0f} s left" if total else ""
+            print(f"{desc}: {done}{rest}, {now - began:.0f} s so far", file=sys.stderr, flush=True)
+            said = now
+        yield item
+
+
+def environment():
+    """Where numbers come from: Python and package versions, commit, threads, and the device this
+    process used."""
+    import torch
+
+    used_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {
+        "python": platform.python_version(),
+        "versions": _versions(),
+        "commit": _commit(),
+        "device": f"cuda ({torch.cuda.get_device_name()})" if used_gpu else f"cpu ({cpu_name()})",
+        "threads": torch.get_num_threads(),
+    }
+
+
+@lru_cache
+def _versions():
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+@lru_cache
+def _commit():
+    """The commit of the checkout, with "-dirty" if tracked files differ from it; "unknown" outside
+    a checkout."""
+    if not (ROOT / ".git").exists():
+        return "unknown"
+    try:
+        done = subprocess.run(
+            [
+                "git",
+                "-C",
+                str(ROOT),
+                "describe",
+                "--always",
+                "--dirty",
+                "--abbrev=40",
+                "--exclude=*",
+            ],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+@lru_cache
+def cpu_name():
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -1,0 +1,600 @@
+"""params/ -> parameters -> jobs, and the driver behind run_all.sh that has Snakemake run them.
+
+A profile says how much (images, epochs, subnets), an experiment says what (teachers, seeds,
+switches); a notebook gets both, flat. A notebook loops over its cells and skips the finished ones,
+so a job is the same notebook told to do a part of its cells; a last run of it finds all of them
+finished and draws tables and figures.
+"""
+
+import ast
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nat_lib.arch import NETWORKS
+from nat_lib.errors import Refusal
+from nat_lib.files import ROOT, read_json
+from nat_lib.stages import BACKBONES
+
+PARAMS = ROOT / "params"
+EMBEDDED = ("digits", "digits_turned")  # need no folder
+DATASETS = (
+    *EMBEDDED,
+    "folder",
+    "tiny_imagenet",
+    "cifar10",
+    "cifar100",
+    "cinic10",
+    "stl10",
+    "food101",
+    "cars",
+    "aircraft",
+    "dtd",
+    "pets",
+    "flowers102",
+    "eurosat",
+    "fashion_mnist",
+    "gtsrb",
+)  # as data.py, without torch
+
+
+# ---------------------------------------------------------------------------- what may be asked for
+
+
+def _distinct(values):
+    if len(set(values)) != len(values):
+        raise ValueError("names a value twice")
+    return values
+
+
+def _ascending(values):
+    if list(values) != sorted(set(values)):
+        raise ValueError("must be ascending, each value once")
+    return values
+
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Channels = Annotated[int, Field(ge=8, le=4096)]
+Side = Annotated[int, Field(ge=8, le=512, multiple_of=4)]
+Sides = Annotated[list[Side], Field(min_length=1), AfterValidator(_ascending)]
+Width = Literal["1.0", "1.2"]
+Names = Annotated[list[Literal[*NETWORKS]], AfterValidator(_distinct)]
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)
+]
+
+
+AepNames = Annotated[list[Literal[*BACKBONES]], AfterValidator(_distinct)]
+Scenario = Literal[
+    "TR-224", "FT-224", "TR-64", "FT-64"
+]  # thesis 4.2.1: from scratch or fine-tuned, pixels
+OTHERS = "others"  # in aep_proxy: every data set that has no line of its own
+
+PhaseName = Literal["1", "2", "3", "4"]
+Pair = Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=2, max_length=2)]
+PREDICTORS = (
+    "rbf",
+    "rbfs",
+    "mlp",
+    "e2epp",
+    "carts",
+    "gp",
+    "svr",
+    "ridge",
+    "knn",
+    "bayesian",
+    "lgb",
+    "catboost",
+)
+COSTS = ("params", "macs", "latency")  # objectives beside accuracy, in their order
+
+
+def _objectives(text):
+    names = text.split("+")
+    if "acc" not in names or len(set(names)) < len(names) or not set(names) <= {"acc", *COSTS}:
+        raise ValueError(
+            f"is not acc alone or joined by + with some of {', '.join(COSTS)}, such as acc+macs"
+        )
+    return text
+
+
+Sets = Annotated[list[Annotated[str, AfterValidator(_objectives)]], AfterValidator(_distinct)]
+
+
+def _width(value):
+    if value not in (1.0, 1.2):
+        raise ValueError("is not one of 1.0, 1.2")
+    return value
+
+
+class Strict(BaseModel):
+    """Every key is required, no other key exists, and text is not a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Machine(Strict):
+    """What every study needs."""
+
+    profile: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    data_dir: str | None  # relative to the repository; digits need none
+    threads: Annotated[int, Field(ge=1, le=256)]
+    workers: Annotated[int, Field(ge=0, le=256)]
+    job_hours: Annotated[
+        float, Field(gt=0)
+    ]  # a job that takes longer is stopped; read by the driver alone
+
+
+class Pruning(Machine):
+    """How much of chapter 4. None (null) means all of it."""
+
+    aep_datasets: Annotated[list[Literal[*DATASETS]], AfterValidator(_distinct)]
+    aep_networks: AepNames
+    aep_scenarios: dict[Scenario, Side]  # which, and at how many pixels here
+    aep_proxy: dict[
+        Literal[*DATASETS, OTHERS], Literal[*DATASETS]
+    ]  # fine-tuned on this: pre-trained on that
+    aep_train_images: Count | None
+    aep_val_images: Count | None
+    aep_test_images: Count | None
+    aep_batch_size: Annotated[int, Field(ge=2)]
+    aep_eval_batch_size: Count
+    aep_epochs: Count
+    aep_patience: Count
+    aep_max_steps: Count | None  # per epoch
+    aep_lr_factor: Annotated[float, Field(gt=0, le=1000)]
+    aep_bn_momentum: Share | None  # None: as torchvision builds the network
+    aep_latency_runs: Count
+
+    @model_validator(mode="after")
+    def _data_sets_lie_somewhere(self):
+        for name in self.aep_datasets:
+            if name not in EMBEDDED and not self.data_dir:
+                raise ValueError(
+                    f"data_dir: {name} needs the folder its images lie in (--data-dir DIR)"
+                )
+        return self
+
+
+class Common(Machine):
+    """How much, in every study of chapters 5 and 6. None (null) means all of it."""
+
+    dataset: Literal[*DATASETS]  # on which supernets are trained
+    base_channels: Annotated[list[Channels], Field(min_length=2, max_length=6)]
+    train_resolutions: Sides
+    eval_resolutions: Sides
+    calibration_images: Count | None
+    supernets: dict[Width, Names]
+
+    @model_validator(mode="after")
+    def _images_lie_somewhere(self):
+        if self.dataset not in EMBEDDED and not self.data_dir:
+            raise ValueError(
+                f"data_dir: {self.dataset} needs the folder its images lie in (--data-dir DIR)"
+            )
+        return self
+
+
+class Shrinking(Common):
+    """How much of chapter 5."""
+
+    train_images: Count | None
+    val_images: Count | None
+    test_images: Count | None
+    batch_size: Annotated[int, Field(ge=2)]
+    eval_batch_size: Count
+    epoch_fraction: Share  # of the epochs in thesis Table 5.2
+    min_epochs: Count
+    min_full_epochs: Count  # of the Full phase, which starts from random weights
+    max_steps_per_epoch: Count | None
+    learning_rates: Literal["thesis", "code"]  # Table 5.2, or the published training scripts
+    lr_factor: Annotated[float, Field(gt=0, le=1000)]
+    val_subnets: Annotated[int, Field(ge=1, le=32)]
+    grid_subnets: Count | None
+
+
+class Target(Common):
+    """The data set that chapter 6 works on."""
+
+    target: Literal[*DATASETS]  # to which the supernets are moved
+    target_dir: str | None  # None: data_dir
+    target_train_images: Count | None
+    target_val_images: Count | None
+    target_test_images: Count | None
+    nat_eval_batch_size: Count
+
+    @model_validator(mode="after")
+    def _target_lies_somewhere(self):
+        if self.target not in EMBEDDED and not (self.target_dir or self.data_dir):
+            raise ValueError(
+                f"target_dir: {self.target} needs the folder its images lie in (--target-dir DIR)"
+            )
+        return self
+
+
+class Moving(Target):
+    """How much of warm-up and adaptation."""
+
+    nat_batch_size: Annotated[int, Field(ge=2)]
+    nat_epoch_fraction: Share  # of the epochs of the warm-up
+    nat_min_epochs: Count
+    nat_max_steps: Count | None  # per epoch
+    nat_lr_factor: Annotated[float, Field(gt=0, le=1000)]
+    nat_val_subnets: Annotated[int, Field(ge=1, le=32)]
+
+
+class Comparing(Moving):
+    """How much of the comparison of predictors."""
+
+    predictor_supernets: Names
+    predictors: Annotated[
+        list[Literal[*PREDICTORS]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    predictor_sizes: Annotated[
+        list[Annotated[int, Field(ge=10)]], Field(min_length=1), AfterValidator(_ascending)
+    ]
+    predictor_repeats: Count
+    predictor_tests: Annotated[int, Field(ge=3)]
+
+
+class Searching(Moving):
+    """How much of the searches. Pairs are (NAT, NATv2): phase 1, and phases 2 to 4."""
+
+    nat_supernets: dict[PhaseName, Names]
+    searches: dict[PhaseName, Sets]
+    iterations: Count
+    adaptation_epochs: Count  # per iteration
+    archive_sizes: Pair
+    candidates: Pair  # measured per iteration
+    multiplier: Count  # of the archive size that pre-processing samples in phases 3 and 4
+    top: Count  # subnets that the distributions of the adaptation are fitted to
+    distribution_families: Literal["short", "all"]
+    latency_runs: Count
+
+
+class Posting(Target):
+    """How much of post-processing."""
+
+    nat_supernets: dict[PhaseName, Names]
+    post_searches: dict[PhaseName, Sets]
+    post_subnets: Count  # of each search
+    post_epochs: Count
+    post_patience: Count
+    post_batch_size: Annotated[int, Field(ge=2)]
+    post_max_steps: Count | None
+
+
+class Profile(Pruning, Shrinking, Comparing, Searching, Posting):
+    """How much of everything."""
+
+
+class StartHere(Strict):
+    show_supernet: Literal[*NETWORKS]
+    show_width: Annotated[float, AfterValidator(_width)]
+    samples: Count
+    sample_seed: Annotated[int, Field(ge=0)]
+
+
+class AepStudy(Strict):
+    seeds: Seeds
+    hidden: Literal["measured", "proportional"]
+    keep_stem: bool
+    ties: Literal["smaller", "published"]
+    weights_dir: str | None  # folder of ImageNet weights; None: torch's own
+    download: bool
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
+
+
+class Ofav2Eps(Strict):
+    widths: Annotated[
+        list[Annotated[float, AfterValidator(_width)]],
+        Field(min_length=1),
+        AfterValidator(_distinct),
+    ]
+    teachers: Annotated[
+        list[Literal["fixed", "pet"]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    seeds: Seeds
+    exit_weights: Literal["DESC", "ASC"]
+    kd: Literal["ensemble", "e2e"]
+    pet_lag: Annotated[int, Field(ge=0, le=1)]
+    stale_exits: bool
+    training_sizes: Literal["five", "three"]
+    tail_scaling: Literal["once", "twice"]
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
+
+
+class Warming(Strict):
+    """Switches of the warm-up, shared by every study of chapter 6."""
+
+    seeds: Seeds
+    exit_weights: Literal["DESC", "ASC"]
+    carry_kernel_transforms: bool
+    tail_scaling: Literal["once", "twice"]
+    search_resolutions: Sides | None
+    device: Literal["cpu", "cuda"]
+
+
+class Predictors(Warming):
+    encodings: Annotated[
+        list[Literal["integer", "onehot"]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    draw_seed: Annotated[int, Field(ge=0)]
+
+
+class Natv2Phases(Warming):
+    predictor: Literal[*PREDICTORS]
+    fallback: Literal[*PREDICTORS]
+    mask_after_exit: bool
+    depth_prior: Literal["uniform", "author"]
+    population: Annotated[int, Field(ge=4)]
+    generations: Count
+    crossover: Literal["uniform", "two_point"]
+    subset_population: Annotated[int, Field(ge=4)]
+    subset_generations: Count
+    distribution_law: Literal["sse", "uniform_range", "empirical"]
+    fit_processes: Annotated[int, Field(ge=1, le=256)]
+    latency: Literal["table", "measured"]
+    tradeoff_reduce: Literal["min", "max"]
+    tradeoff_normalise: bool
+
+
+class PostProcessing(Strict):
+    seeds: Seeds
+    post_learning_rates: Annotated[
+        list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    post_final: Literal["train+val", "train"]
+    device: Literal["cpu", "cuda"]
+
+
+class ParetoBrowser(Strict):
+    front_objectives: Annotated[str, AfterValidator(_objectives)] | None
+    export_recommended: bool
+
+
+class ThesisReport(Strict):
+    noise_copies: Annotated[int, Field(ge=100)]
+    noise_seed: Annotated[int, Field(ge=0)]
+
+
+EXPERIMENTS = {
+    "start_here": StartHere,
+    "aep_study": AepStudy,
+    "ofav2_eps": Ofav2Eps,
+    "predictors": Predictors,
+    "natv2_phases": Natv2Phases,
+    "post_processing": PostProcessing,
+    "pareto_browser": ParetoBrowser,
+    "thesis_report": ThesisReport,
+}
+HOW_MUCH = {
+    "aep_study": Pruning,
+    "ofav2_eps": Shrinking,
+    "predictors": Comparing,
+    "natv2_phases": Searching,
+    "post_processing": Posting,
+}
+RUN_KEYS = (
+    "out",
+    "figures",
+    "sizes",
+)  # where cells live; where tables and figures go; what a profile says
+
+KINDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "finite_number": "a finite number",
+    "missing": "given: it is missing",
+}
+
+
+def _validated(model, values, where, changed=()):
+    """`values` as the model's plain dict; otherwise a Refusal with one line per key. `changed`:
+    given by options."""
+    try:
+        return model.model_validate(values).model_dump()
+    except ValidationError as error:
+        lines = [
+            f"{'command line' if e['loc'] and e['loc'][0] in changed else where}: {_line(e, model)}"
+            for e in error.errors()
+        ]
+    raise Refusal("\n".join(lines))
+
+
+def _line(error, model):
+    kind, given, context = error["type"], error["input"], error.get("ctx", {})
+    key = "".join(
+        f"[{part}]" if isinstance(part, int) or i else part
+        for i, part in enumerate(error["loc"])
+        if part != "[key]"
+    )
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key; {_meant(key, model.model_fields)}"
+    if kind == "literal_error":
+        return f"{key}: {given!r} is not one of {context['expected'].replace(' or ', ', ')}"
+    if kind == "value_error":
+        return f"{key}: {given!r} {context['error']}" if key else str(context["error"])
+    if kind in ("int_type", "float_type") and isinstance(given, str) and _number(given) is not None:
+        return f"{key}: {given!r} is text, not a number: write {_number(given)}"
+    if kind in KINDS:
+        return f"{key}: {'' if kind == 'missing' else repr(given) + ' '}must be {KINDS[kind]}"
+    return f"{key}: {given!r} {error['msg'].replace('Input should', 'must').replace('String should', 'must')}"
+
+
+def _meant(key, known):
+    close = get_close_matches(key, known, 1)
+    return f"did you mean {close[0]}?" if close else f"the keys are {', '.join(known)}"
+
+
+def _number(text):
+    """A number that YAML 1.1 read as text (1e-3), spelled so that it is read as a number; None if
+    it is no number."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    spelled = (
+        repr(int(value))
+        if value.is_integer() and abs(value) < 1e15 and "." not in text
+        else repr(value)
+    )
+    return spelled if "." in spelled or "e" not in spelled else spelled.replace("e", ".0e")
+
+
+# --------------------------------------------------------------------------------------- parameters
+
+
+def read_yaml(path):
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError):
+        raise Refusal(f"{path} cannot be read: check the path") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise Refusal(f"{path}, line {mark.line + 1 if mark else '?'}: not valid YAML") from None
+    if not isinstance(values, dict):
+        raise Refusal(f"{path}: must be lines of 'key: value'")
+    return values
+
+
+def profile_path(profile):
+    """File of a profile: its name, or the path of a YAML file of one's own."""
+    if Path(profile).suffix in (".yaml", ".yml"):
+        return Path(profile)
+    path = PARAMS / "profiles" / f"{profile}.yaml"
+    if not path.exists():
+        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise Refusal(
+            f"profile: {profile!r} is not one of {names} and not the path of a .yaml file"
+        )
+    return path
+
+
+def load_profile(profile, overrides=None):
+    path = profile_path(profile)
+    chosen = {k: v for k, v in (overrides or {}).items() if k in Profile.model_fields}
+    values = _validated(Profile, read_yaml(path) | chosen, as_shown(path), chosen)
+    for key in ("data_dir", "target_dir"):
+        if values[key]:
+            values[key] = str(ROOT / Path(values[key]).expanduser())
+    return values
+
+
+def load_experiment(study, overrides=None):
+    if study not in EXPERIMENTS:
+        raise Refusal(f"experiment: {study!r} is not one of {', '.join(EXPERIMENTS)}")
+    model, path = EXPERIMENTS[study], PARAMS / "experiments" / f"{study}.yaml"
+    chosen = {k: v for k, v in (overrides or {}).items() if k in model.model_fields}
+    return _validated(model, read_yaml(path) | chosen, as_shown(path), chosen)
+
+
+def assignments(texts):
+    """{key: value} of texts such as "lr_factor=2.0"; the value is read as it would be in a YAML
+    file."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not (key and equals):
+            raise Refusal(f"--set {text}: write key=value, the value as in a YAML file")
+    return found
+
+
+def load_params(profile, experiment, overrides=None):
+    """Profile and experiment as one flat dict of plain values. `overrides` win; each must be a key
+    of some file."""
+    check_overrides(overrides or {})
+    return load_profile(profile, overrides) | load_experiment(experiment, overrides)
+
+
+def given(study, namespace):
+    """The parameters of a notebook of this study as one flat dict, taken from its namespace and
+    validated again.
+
+    Its parameters cell names a profile, all of the experiment, and `sizes`: what replaces values of
+    the profile. A batch run fills `sizes` completely; what somebody writes there by hand is checked
+    like a file.
+    """
+    model, sizes = HOW_MUCH[study], namespace["sizes"]
+    how_much = {"job_hours": 1.0} | sizes
+    if set(model.model_fields) - set(how_much):
+        how_much = {
+            k: v for k, v in load_profile(namespace["profile"]).items() if k in model.model_fields
+        } | sizes
+    what = {name: namespace[name] for name in EXPERIMENTS[study].model_fields if name in namespace}
+    return _validated(model, how_much, "parameters cell, sizes") | _validated(
+        EXPERIMENTS[study], what, "parameters cell"
+    )
+
+
+def check_overrides(overrides):
+    known = [
+        *Profile.model_fields,
+        *dict.fromkeys(k for model in EXPERIMENTS.values() for k in model.model_fields),
+    ]
+    unknown = [key for key in overrides if key not in known]
+    if unknown:
+        raise Refusal(
+            "\n".join(f"--set {key}: unknown key; {_meant(key, known)}" for key in unknown)
+        )
+
+
+def as_shown(path):
+    """A path as the user would type it."""
+    for base in (Path.cwd(), ROOT):
+        if Path(path).is_absolute() and Path(path).is_relative_to(base):
+            return str(Path(path).relative_to(base))
+    return str(path)
+
+
+# ---------------------------------------------------------------------------------------- notebooks
+
+
+def parameters_cell(notebook):
+    """{name: default} of the cell tagged `parameters`, which holds nothing but names set to
+    literals."""
+    cells = [
+        c
+        for c in read_json(notebook)["cells"]
+        if c["cell_type"] == "code" and "parameters" in c["metadata"].get("tags", ())
+    ]
+    if len(cells) != 1:
+        raise Refusal(
+            f"{as_shown(notebook)}: one code cell must carry the tag 'parameters', {len(cells)} do"
+        )
+    found = {}
+    try:
+        for node in ast.parse(source_text(cells[0])).body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            found[target.id] = ast.literal_eval(node.value)
+    except (SyntaxError, AttributeError, ValueError):
+        raise Refusal(
+            f"{as_shown(notebook)}: the parameters cell may hold only lines of 'name = literal'"
+        ) from None
+    return found
+
+
+def source_text(cell):
+    return "".join(cell["source"])
+
+
+def cells_until(notebook, tag):
+    """The cells of a notebook, up to the code cell that carries `tag` (all, if none does or tag is
+    None)."""
+    cells = read_json(notebook)["cells"]
+    tagged = [i for i, c in enumerate(cells) if tag in c["metadata"].get("tags", ())]
+    return cells[: tagged[0] + 1] if tagged else cells

@@ -1,0 +1,406 @@
+"""Supernets moved to a new data set: the warm-up before a search and the adaptation during it.
+
+A search works on one supernet per width multiplier, `Supernets`; an arch's width says which of them
+computes it.  The warm-up gives them classifiers for the new classes, fine-tunes the maximal
+networks, then trains both supernets with distillation from the widest.  The adaptation goes on with
+subnets drawn from what the search has found.
+Source: NAT, arXiv:2005.05859; NATv2, arXiv:2307.00960; thesis 3.3.3, 3.3.4 and 6.1.2.
+"""
+
+import time
+from itertools import islice
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nat_lib import files, machine
+from nat_lib.arch import EXPANDS
+from nat_lib.cells import Cell, alone, open_cell
+from nat_lib.curricula import phases_for
+from nat_lib.distill import Teacher, soft_cross_entropy
+from nat_lib.distributed import first_rank_first, gathered, ranks
+from nat_lib.errors import Refusal
+from nat_lib.evaluate import prepare, score
+from nat_lib.exits import ensemble, joint_loss, supernet_weights
+from nat_lib.studies.eps import STUDY as SHRINKING
+from nat_lib.studies.eps import subset
+from nat_lib.supernet import Supernet, Supernets, with_width
+from nat_lib.train import Ramped, clip, fit, sgd
+
+STUDY = "natv2_warmup"
+LR_WARMUP, LR_ADAPTATION = 7.5e-3, 2.5e-3  # thesis 6.2.5
+MOMENTUM, WEIGHT_DECAY, CLIP = 0.9, 3e-4, 5.0
+MAXIMAL_EPOCHS, MAXIMAL_RAMP, SUPERNET_EPOCHS, SUPERNET_RAMP = 100, 5, 150, 10
+ADAPTATION_RAMP = 5 / 150  # of all its epochs
+SUBNETS = 4  # sampled per batch
+REPORT_EVERY = 10  # epochs between two validations of the warm-up of the supernets
+GRID_SEED = 937162211
+
+
+# ---------------------------------------------------------------------------------- where it starts
+
+
+def trained_cell(out, dataset, space, width, teacher, seed):
+    """The finished last phase of a supernet that extended progressive shrinking left under `out`:
+    `runs.Cell`."""
+    last = phases_for(space)[-1].name
+    folder = out / SHRINKING / dataset / f"{space.name}_w{width}_s{seed}" / f"{teacher}-{last}"
+    if not (folder / "report.json").exists():
+        raise Refusal(
+            f"{space.name} at width {width} was not trained on {dataset} with the {teacher} teacher and seed "
+            f"{seed}: list it under `supernets` in the profile and run notebook 02 first"
+        )
+    report = files.read_json(folder / "report.json")
+    return Cell(folder, SHRINKING, report["name"], report["params"])
+
+
+def trained_supernet(cell, space):
+    """The supernet of a finished last phase, which must be one of `space`."""
+    params = cell.params
+    theirs = {k: params["space"][k] for k in ("name", "base_channels", "tail_scaling")}
+    ours = {k: v for k, v in files.plain(space).items() if k in theirs}
+    if theirs != ours:
+        raise Refusal(
+            f"{cell.folder} holds a supernet of another space ({theirs} instead of {ours}): "
+            "train it again with notebook 02, or give the profile its base_channels and tail_scaling"
+        )
+    net = Supernet(space, float(params["width"]), params["n_classes"])
+    net.load_state_dict(files.load_weights(cell.path("best.safetensors")))
+    return net
+
+
+# -------------------------------------------------------------------------------------------
+# warm-up
+
+
+def recipe(params):
+    """What the numbers of warm-up and adaptation depend on besides space, data and start."""
+    return {
+        k: params[k]
+        for k in (
+            "nat_batch_size",
+            "nat_eval_batch_size",
+            "nat_epoch_fraction",
+            "nat_min_epochs",
+            "nat_max_steps",
+            "nat_lr_factor",
+            "nat_val_subnets",
+            "train_resolutions",
+            "eval_resolutions",
+            "exit_weights",
+            "carry_kernel_transforms",
+        )
+    }
+
+
+def epochs_of(whole, ramp, recipe):
+    """(epochs, ramp inside them) of this profile's share of the thesis's epochs."""
+    share = recipe["nat_epoch_fraction"]
+    return max(recipe["nat_min_epochs"], round(whole * share)), round(ramp * share)
+
+
+def n_batches(recipe, data):
+    whole = data.n_batches(recipe["nat_batch_size"])
+    return min(whole, recipe["nat_max_steps"] or whole)
+
+
+def batches(recipe, data, seed, workers):
+    """Function of the epoch: its training batches, one of the training resolutions each."""
+    size, sides = recipe["nat_batch_size"], recipe["train_resolutions"]
+    return lambda epoch: islice(
+        data.train_batches(epoch, size, sides, seed, workers), n_batches(recipe, data)
+    )
+
+
+def warm_up_cells(space, sources, teacher, seed, data, values, out):
+    """{width: cell of its maximal network, "supernets": cell of all supernets} for one start and
+    one data set.
+
+    sources : {width: finished cell of shrinking}
+    """
+    common = {
+        "supernet": space.name,
+        "teacher": teacher,
+        "dataset": data.name,
+        "seed": seed,
+        "space": space,
+        "n_classes": data.n_classes,
+        **values,
+    }
+    home = f"{data.name}/{space.name}_{teacher}_s{seed}"
+    with first_rank_first():
+        cells = {
+            w: open_cell(
+                out, STUDY, f"{home}/w{w}", {**common, "width": w, "source": sources[w].hash}
+            )
+            for w in space.widths
+        }
+        cells["supernets"] = open_cell(
+            out,
+            STUDY,
+            f"{home}/supernets",
+            {**common, "maximal": [cells[w].hash for w in space.widths]},
+        )
+    return cells
+
+
+def warm_up(space, sources, teacher, seed, data, values, out, workers=0):
+    """Move the supernets of `sources` to `data`; returns the cells of `warm_up_cells`, all
+    finished.  Thesis 6.1.2.
+
+    values : {"recipe": `recipe`, "data": `shrink.identity`, "profile": name}
+    """
+    cells = warm_up_cells(space, sources, teacher, seed, data, values, out)
+    for width in space.widths:
+        if not cells[width].report():
+            with alone(cells[width]) as mine:
+                mine and _maximal(space, sources[width], cells[width], seed, data, workers)
+    if not cells["supernets"].report():
+        with alone(cells["supernets"]) as mine:
+            mine and _supernets(space, sources, cells, seed, data, workers)
+    return cells
+
+
+def _maximal(space, source, cell, seed, data, workers):
+    """Fine-tune the maximal network of one width on the new classes, all exits jointly."""
+    began, recipe = time.perf_counter(), cell.params["recipe"]
+    machine.seed_all(seed)
+    net = new_classifiers(trained_supernet(source, space), data.n_classes, seed).to(data.device)
+    weights = supernet_weights(recipe["exit_weights"], len(space.exits))
+
+    def losses(x, y, step):
+        logits = net(x)
+        yield joint_loss(logits, y, weights), ensemble(logits, weights)
+        clip(net, CLIP)
+
+    def validate(network):  # the running statistics as they are, at every evaluation size
+        scores = [
+            score(
+                network.eval(), data.eval_batches("val", r, recipe["nat_eval_batch_size"]), weights
+            )
+            for r in recipe["eval_resolutions"]
+        ]
+        return sum(s.loss for s in scores) / len(scores), sum(s.top1 for s in scores) / len(scores)
+
+    epochs, ramp = epochs_of(MAXIMAL_EPOCHS, MAXIMAL_RAMP, recipe)
+    history, _ = fit(
+        net,
+        losses,
+        batches(recipe, data, seed, workers),
+        validate,
+        Ramped(LR_WARMUP * recipe["nat_lr_factor"], epochs, ramp),
+        plain_sgd(net),
+        n_batches(recipe, data),
+        cell,
+        say=cell.name,
+    )
+    finish(
+        cell,
+        {"val_top1": history.val_top1.max(), "epochs": len(history)},
+        {"source": source.path("best.safetensors")},
+        began,
+    )
+
+
+def new_classifiers(net, n_classes, seed):
+    """The maximal network of a supernet, its exits ending in fresh linear layers (the library's
+    initialisation)."""
+    network = net.extract(with_width(net.space.largest, net.width), exits="all")
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        for tail in network.exits.values():
+            tail.linear, tail.dropout = (
+                nn.Linear(tail.linear.in_features, n_classes),
+                nn.Dropout(0.0),
+            )
+    return network
+
+
+def plain_sgd(network):
+    """SGD of warm-up and adaptation: no Nesterov, and every parameter decays."""
+    return sgd(network, WEIGHT_DECAY, MOMENTUM, nesterov=False, exempt=False)
+
+
+def started(space, sources, cells, seed, carry):
+    """Supernets that start from the fine-tuned maximal networks, channels sorted by importance.
+
+    carry : keep the kernel matrices that shrinking learned, instead of identities (thesis: the
+            supernets are new)
+    """
+    params = cells["supernets"].params
+    nets = Supernets(space, params["n_classes"], seed)
+    for width in space.widths:
+        net = nets.of(width)
+        net.load_maximal(files.load_weights(cells[width].path("best.safetensors")))
+        if carry:
+            net.transforms.load_state_dict(
+                trained_supernet(sources[width], space).transforms.state_dict()
+            )
+        net.sort_channels(EXPANDS[1:-1])
+    return nets
+
+
+def make_teacher(space, cells, exit_weights, device):
+    """The widest fine-tuned maximal network, with the ensemble of its exits: `shrink.Teacher`.
+    Never updated."""
+    width = space.widths[-1]
+    net = Supernet(space, width, cells[width].params["n_classes"])
+    net.load_maximal(files.load_weights(cells[width].path("best.safetensors")))
+    network = net.extract(with_width(space.largest, width), exits="all").to(device)
+    return Teacher(
+        network, space.exits, supernet_weights(exit_weights, len(space.exits)), "ensemble"
+    )
+
+
+def _supernets(space, sources, cells, seed, data, workers):
+    """Train all supernets together: per batch four subnets sampled from the search space, with
+    distillation."""
+    cell = cells["supernets"]
+    began, recipe = time.perf_counter(), cell.params["recipe"]
+    machine.seed_all(seed)
+    nets = started(space, sources, cells, seed, recipe["carry_kernel_transforms"]).to(data.device)
+    teacher = make_teacher(space, cells, recipe["exit_weights"], data.device)
+    members = reduced_grid(space, recipe)
+    epochs, ramp = epochs_of(SUPERNET_EPOCHS, SUPERNET_RAMP, recipe)
+    history, _ = fit(
+        nets,
+        distilled(nets, teacher, lambda rng: space.sample(1, rng)[0], seed),
+        batches(recipe, data, seed, workers),
+        lambda _: mean_score(nets, members, data, recipe),
+        Ramped(LR_WARMUP * recipe["nat_lr_factor"], epochs, ramp),
+        plain_sgd(nets),
+        n_batches(recipe, data),
+        cell,
+        say=cell.name,
+        every=REPORT_EVERY,
+    )
+    finish(
+        cell,
+        {"val_top1": history.val_top1.max(), "epochs": len(history)},
+        {f"w{w}": cells[w].path("best.safetensors") for w in space.widths},
+        began,
+    )
+
+
+def finish(cell, metrics, reads, began):
+    if ranks()[0] == 0:
+        cell.finish(metrics, reads, seconds=time.perf_counter() - began)
+        cell.path("state.pt").unlink(missing_ok=True)
+
+
+def warmed_up(space, cells):
+    """The supernets as the warm-up left them: `Supernets` on the CPU."""
+    params = cells["supernets"].params
+    nets = Supernets(space, params["n_classes"])
+    nets.load_state_dict(files.load_weights(cells["supernets"].path("best.safetensors")))
+    return nets
+
+
+# --------------------------------------------------------------------------------------- adaptation
+
+
+def distilled(nets, teacher, draw, seed):
+    """Losses of a training step of all supernets: four drawn subnets, cross-entropy plus
+    distillation each.
+
+    draw(rng) -> Arch.  After each subnet the gradient that has gathered in its supernet is clipped
+    to norm 5.
+    """
+
+    def losses(x, y, step):
+        soft = teacher.targets(x)
+        for j in range(SUBNETS):
+            arch = draw(np.random.default_rng((seed, step, j)))
+            logits = nets(x, arch).float()
+            yield F.cross_entropy(logits, y) + soft_cross_entropy(logits, soft(arch.exit)), logits
+            # Reached once the pair above has been back-propagated.
+            clip(nets.of(arch.width), CLIP)
+
+    return losses
+
+
+def adapt(
+    nets,
+    teacher,
+    draw,
+    number,
+    epochs,
+    iterations,
+    recipe,
+    data,
+    seed,
+    cell,
+    workers=0,
+    validate=None,
+):
+    """Train on for the `number`-th time of `iterations`, `epochs` epochs each, all under one
+    schedule and optimiser.
+
+    The state lies in the cell, so a killed adaptation goes on and a finished one is only loaded.
+    Thesis 6.1.2.
+    returns : the history so far
+    """
+    whole = iterations * epochs
+    schedule = Ramped(
+        LR_ADAPTATION * recipe["nat_lr_factor"],
+        whole,
+        round(ADAPTATION_RAMP * whole),
+        number * epochs,
+    )
+    return fit(
+        nets,
+        distilled(nets, teacher, draw, seed),
+        batches(recipe, data, seed, workers),
+        validate,
+        schedule,
+        plain_sgd(nets),
+        n_batches(recipe, data),
+        cell,
+        say=f"{cell.name}, adaptation {number}",
+    )[0]
+
+
+# --------------------------------------------------------------------------------------- validation
+
+
+def reduced_grid(space, recipe):
+    """Constant subnets of the extreme choices on which supernets are validated, at most
+    nat_val_subnets: thesis 6.2.3.
+
+    Of the levels the least and the most with an inverted residual block: 4 and 7.
+    """
+
+    def ends(values):
+        return tuple(sorted({values[0], values[-1]}))
+
+    choices = space.choices._replace(
+        kernel=ends(space.kernels),
+        expand=ends(space.expands),
+        depth=ends(space.depths),
+        exit=ends(space.exits),
+        level=tuple(v for v in space.levels if v in (4, 7)),
+    )
+    members = [
+        arch
+        for width in space.widths
+        for arch in space.grid(choices, recipe["eval_resolutions"], width)
+    ]
+    return subset(members, recipe["nat_val_subnets"], GRID_SEED)
+
+
+def mean_score(nets, members, data, recipe):
+    """(loss, top1) on the validation split, averaged over the members; shared among processes when
+    there are any."""
+    rank, world = ranks()
+    results = gathered(
+        [
+            score(
+                prepare(nets, arch, data, arch.resolution),
+                data.eval_batches("val", arch.resolution, recipe["nat_eval_batch_size"]),
+            )
+            for arch in members[rank::world]
+        ]
+    )
+    return sum(r.loss for r in results) / len(results), sum(r.top1 for r in results) / len(results)
