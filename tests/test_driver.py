@@ -30,8 +30,9 @@ def run_all(*options, **more):
 def notebooks(tmp_path, make_notebook):
     """One notebook that leaves a table, a figure and a cell, and a report on it."""
     run = {"profile": "smoke", "out": "", "figures": ""}
-    work = """from nat_lib.runs import ROOT, cell, write_text
-cell(ROOT / out, "start_here", "one", {"samples": samples}).finish({}, seconds=0.0)
+    work = """from nat_lib.cells import open_cell
+from nat_lib.files import ROOT, write_text
+open_cell(ROOT / out, "start_here", "one", {"samples": samples}).finish({}, seconds=0.0)
 for name in ("a.csv", "a.png"): write_text(ROOT / figures / name, str(samples))"""
     make_notebook(
         tmp_path / "nb" / "00_start_here.ipynb", params.load_experiment("start_here") | run, work
@@ -39,7 +40,7 @@ for name in ("a.csv", "a.png"): write_text(ROOT / figures / name, str(samples))"
     make_notebook(
         tmp_path / "nb" / "07_thesis_report.ipynb",
         params.load_experiment("thesis_report") | run,
-        "from nat_lib.runs import *\nwrite_text(ROOT / figures / 'b.csv', 'all is well')",
+        "from nat_lib.files import ROOT, write_text\nwrite_text(ROOT / figures / 'b.csv', 'all is well')",
         nat_page=True,
     )
     return tmp_path / "nb"

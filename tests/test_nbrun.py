@@ -102,10 +102,11 @@ def test_parameters_that_do_not_fit_are_refused(tmp_path, make_notebook, params,
 
 def test_success_leaves_notebook_and_record_and_stops_where_told(tmp_path, make_notebook):
     work = """import os, sys
-from nat_lib.runs import ROOT, cell
-made = cell(ROOT / out, "study", "one", {"n": n})
+from nat_lib.cells import open_cell
+from nat_lib.files import ROOT
+made = open_cell(ROOT / out, "study", "one", {"n": n})
 made.finish({}, seconds=0.0)
-opened = cell(ROOT / out, "study", "unfinished", {"n": n})
+opened = open_cell(ROOT / out, "study", "unfinished", {"n": n})
 print(n, sys.executable, os.environ["NAT_BATCH"], os.environ["OMP_NUM_THREADS"])"""
     notebook = make_notebook(
         tmp_path / "nb" / "a.ipynb", {"n": 1, "out": "", "threads": 4}, work, "raise RuntimeError"
@@ -144,7 +145,7 @@ def test_a_raising_cell_is_one_line_and_leaves_only_the_failed_copy(tmp_path, ma
     notebook = make_notebook(
         tmp_path / "a.ipynb",
         {"n": 1},
-        "from nat_lib.runs import Refusal\nraise Refusal('no images in x: add some')",
+        "from nat_lib.errors import Refusal\nraise Refusal('no images in x: add some')",
     )
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.ipynb").write_text("an earlier result")
