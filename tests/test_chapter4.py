@@ -4,6 +4,7 @@ import json
 import zlib
 from itertools import product
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -520,7 +521,7 @@ def test_nothing_run_gives_every_table_and_the_printed_half_of_the_figure(tmp_pa
     figure = figures4.fig_4_2(values)
     assert texts(figure) == [stats.NOT_RUN] * 3 and len(figure.rows) == 48
     assert set(figure.rows.source) == {"printed"}
-    tables.plt.close(figure)
+    plt.close(figure)
 
 
 def test_tables_have_the_rows_and_columns_of_the_thesis(full):
@@ -647,7 +648,7 @@ def test_the_figure_shows_printed_and_our_points(full, tmp_path):
         style.save(again, tmp_path / folder, "fig_4_2")
     for name in ("fig_4_2.png", "fig_4_2.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    tables.plt.close("all")
+    plt.close("all")
 
 
 def test_a_small_profile_has_its_own_axes_and_its_daggers(tmp_path):
@@ -657,7 +658,7 @@ def test_a_small_profile_has_its_own_axes_and_its_daggers(tmp_path):
     labels = [t.get_text() for t in figure.legends[0].get_texts()]
     assert labels[:4] == ["TR-224", "TR-64", "FT-224", "FT-64\N{DAGGER}"]
     assert figure.axes[0].get_ylim() != figure.axes[3].get_ylim()
-    tables.plt.close(figure)
+    plt.close(figure)
 
 
 def test_table_4_2_is_what_the_code_does():

@@ -5,6 +5,7 @@ import json
 import zlib
 from itertools import combinations, product
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +13,6 @@ from scipy import stats
 
 from nat_lib.errors import Refusal
 from nat_lib.report import figures6, style
-from nat_lib.report import tables as tables_report
 from nat_lib.report.tables import DATASETS
 from nat_lib.results import chapter6, claims, claims6
 from nat_lib.results.claims import judge, printed, single_run_noise
@@ -1089,7 +1089,7 @@ def test_figures_of_a_small_profile_show_what_was_run_and_say_what_was_not(smoke
     for name in ("6_4", "6_6", "6_10b", "shift"):
         style.save(made[name], tmp_path / "png", name)
         assert (tmp_path / f"png/{name}.png").stat().st_size > 1000
-    tables_report.plt.close("all")
+    plt.close("all")
     assert texts(made["6_7"]).count(NOT_RUN) == 16 - 3 - 2  # less printed panels, less our own two
     ours = made["6_7"].rows[made["6_7"].rows.post == "none"]
     assert len(ours) == 2 * (1 + 4) and (ours.uncertainty > 0.5).all()
@@ -1116,12 +1116,12 @@ def test_printed_points_stand_in_their_own_panels_only(full):
         assert len(points) == n and set(points.dataset) <= {"tiny_imagenet"}
         diamonds = [line for ax in figure.axes for line in ax.lines if line.get_marker() == "D"]
         assert len(diamonds) == n
-        tables_report.plt.close(figure)
+        plt.close(figure)
 
 
 def test_nothing_run_gives_figures_and_tables_all_the_same(tmp_path):
     assert len(figures(tmp_path, "digits")) == 13
-    tables_report.plt.close("all")
+    plt.close("all")
     made = tables(tmp_path, "tiny_imagenet")
     assert "43.45 at 4.045" in made["search"] and "93.06" in made["headline"]
     assert NOT_RUN in made["strategies"] and NOT_RUN in made["phases"]
@@ -1149,7 +1149,7 @@ def test_three_objectives_and_several_seeds_are_drawn_too(tmp_path):
     assert len(figures6.fig_6_9(versions.assign(supernet="EE_D")).rows) == 2 * 2 * (1 + 4)
     curves = figures6.hypervolume_curves(steps).rows
     assert set(curves.runs) == {2} and (curves.se > 0).all()
-    tables_report.plt.close("all")
+    plt.close("all")
 
 
 def test_saved_figures_are_equal_to_the_byte(smoke, tmp_path):
