@@ -2,19 +2,26 @@
 
 A cell (study, supernet, width, teacher, data set, seed, ...) lives in
 `outputs/<profile>/<study>/<name>/` and is finished when `report.json`, always written last, carries
-the hash of its parameters.
+the hash of its parameters. A study opens a cell (`open_cell`) and hands its work to `compute`;
+whoever only reads asks for `finished`.
 """
 
-import fcntl
 import os
+import re
 import shutil
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nat_lib.errors import Refusal
-from nat_lib.files import hash_of, plain, read_json, sha256_of, write_json
+from nat_lib.files import append_text, hash_of, locked, plain, read_json, sha256_of, write_json
 from nat_lib.machine import environment
+
+OPENING = 10.0  # seconds to wait for another process that opens the same cell
+TEMPORARY = ("state.pt", "attempts.json")  # what only an unfinished cell needs
 
 # -------------------------------------------------------------------------------------------- cells
 
@@ -26,29 +33,39 @@ class Cell:
     folder: Path
     study: str
     name: str
-    params: dict
+    params: dict[str, Any]
 
     @property
-    def hash(self):
+    def hash(self) -> str:
         return hash_of(self.params)
 
-    def path(self, name):
+    @property
+    def out(self) -> Path:
+        """The outputs folder that the cell lies in."""
+        return self.folder.parents[len(Path(self.study, self.name).parts) - 1]
+
+    def path(self, name: str) -> Path:
         return self.folder / name
 
-    def report(self):
-        """The finished report as a dict; None if there is none, or if it belongs to other
-        parameters."""
+    def report(self) -> dict[str, Any] | None:
+        """The finished report; None if there is none, or if it belongs to other parameters."""
         try:
-            report = read_json(self.path("report.json"))
+            report = read_report(self.folder)
         except Refusal:
             return None
-        return report if isinstance(report, dict) and report.get("hash") == self.hash else None
+        return report if report["hash"] == self.hash else None
 
-    def finish(self, metrics, reads=None, *, seconds):
+    def finish(
+        self,
+        metrics: Mapping[str, Any],
+        reads: Mapping[str, Path] | None = None,
+        *,
+        seconds: float,
+    ) -> dict[str, Any]:
         """Write report.json, which declares the cell finished, and return it.
 
         reads   : {name: path} of the files the numbers came from; their SHA-256 is recorded
-        seconds : wall-clock of the work, summed over resumed runs by the caller
+        seconds : wall-clock of the work, summed over resumed runs (`compute` does it)
         """
         machine = environment()
         report = {
@@ -69,62 +86,178 @@ class Cell:
         return plain(report)
 
 
-def open_cell(out, study, name, params):
+def open_cell(out: str | Path, study: str, name: str, params: Mapping[str, Any]) -> Cell:
     """The cell `name` of a study under the folder `out`, ready to be worked in; its folder exists
     afterwards.
 
     What lies there from other parameters is never resumed: it moves to `out/.other/` under its own
     hash, and moves back when its parameters are asked for again, so that trying another value loses
-    no finished work.
+    no finished work. A cell in which another process works at this moment with other parameters is
+    a Refusal.
     """
-    out = Path(out)
-    made = Cell(out / study / name, study, name, plain(params))
-    attic = out / ".other" / study
-    found = _hash_in(made.folder)
-    if found != made.hash:
-        if found:
-            _move(made.folder, attic / f"{name}@{found}")
-        if (attic / f"{name}@{made.hash}").exists():
-            _move(attic / f"{name}@{made.hash}", made.folder)
-        else:
-            write_json(
-                made.path("params.json"),
-                {"hash": made.hash, "study": study, "name": name, "params": params},
-            )
-    for leftover in made.folder.glob(".tmp-*"):  # of a run that was killed while it wrote
-        leftover.unlink(missing_ok=True)
+    cell = Cell(Path(out) / study / name, study, name, plain(params))
+    for path in (cell.folder, *cell.folder.parents):
+        if path.exists() and not path.is_dir():
+            raise Refusal(f"{path} is a file where a folder should be: move it away")
+    for name in ("params.json", "report.json"):
+        if cell.path(name).is_dir():
+            raise Refusal(f"{cell.path(name)} is a folder where a file should be: move it away")
+    if _first_rank() and not cell.report():
+        with locked(_lock(cell), OPENING if _hash_in(cell.folder) != cell.hash else 0.0) as held:
+            if held:
+                _settle(cell)
+            elif _hash_in(cell.folder) != cell.hash:
+                raise Refusal(
+                    f"another process works in {cell.folder} with other parameters: wait for it, "
+                    "stop it, or choose another --out"
+                )
     if listing := os.environ.get("NAT_CELLS"):  # nbrun asks which cells a notebook used
-        with open(listing, "a") as file:
-            file.write(f"{made.folder.resolve()}\n")
-    return made
+        append_text(listing, f"{cell.folder.resolve()}\n")
+    return cell
+
+
+def compute(
+    cell: Cell,
+    work: Callable[[], Mapping[str, Any]],
+    reads: Mapping[str, Path] | None = None,
+    drops: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The report of a cell: read if it is finished, otherwise made by `work` and written.
+
+    work  : does or resumes the work in the cell's folder, leaves its files there and returns the
+            metrics
+    reads : {name: path} of the files the numbers come from
+    drops : names of files that only a resumed run needs, besides state.pt
+
+    The cell is locked meanwhile: another process that asks for it waits, and then reads the report.
+    Of the processes of one torchrun the first writes; the others get {"metrics": ...} only.
+    """
+    with alone(cell) as mine:
+        if not mine:
+            report = cell.report()
+            assert report is not None
+            return report
+        before, began = _seconds_before(cell), time.perf_counter()
+        metrics = work()
+        if not _first_rank():
+            return {"metrics": plain(metrics)}
+        report = cell.finish(metrics, reads, seconds=before + time.perf_counter() - began)
+        for name in (*TEMPORARY, *drops):
+            cell.path(name).unlink(missing_ok=True)
+        return report
 
 
 @contextmanager
-def alone(cell):
-    """Hold the cell's lock during the body; yields False if another process has finished the cell
-    meanwhile.
+def alone(cell: Cell) -> Iterator[bool]:
+    """Hold the cell's lock during the body; yields False if the cell is finished and there is
+    nothing to do.
 
     The system frees the lock when its holder dies.  Of the processes of one torchrun the first
     holds it for all.
     """
-    with open(cell.path(".lock"), "w") as file:
-        if os.environ.get("RANK", "0") == "0":
-            fcntl.flock(file, fcntl.LOCK_EX)
+    if cell.report() or not _first_rank():
+        yield not cell.report()
+        return
+    with locked(_lock(cell)):
+        _settle(cell)  # another process may have opened it with other parameters
         yield not cell.report()
 
 
-def _hash_in(folder):
+def finished(out: str | Path, study: str, name: str, remedy: str) -> Cell:
+    """The finished cell `name` of a study under `out`, with the parameters it was made with.
+
+    remedy : what to do where there is none, the end of the Refusal's line
+    """
+    folder = Path(out) / study / name
+    if not (folder / "report.json").exists():
+        raise Refusal(f"{folder} is not there or not finished: {remedy}")
+    return Cell(folder, study, name, read_report(folder)["params"])
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """report.json of a finished cell; a Refusal if it is missing or damaged."""
+    path = folder / "report.json"
+    report = read_json(path)
+    whole = isinstance(report, dict) and all(
+        isinstance(report.get(key), kind)
+        for key, kind in (("hash", str), ("name", str), ("params", dict), ("metrics", dict))
+    )
+    if not whole:
+        raise Refusal(f"{path} is damaged: delete it and run again, the cell is finished anew")
+    return report
+
+
+# ------------------------------------------------------------------------------ folders of cells
+
+
+def _first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _lock(cell: Cell) -> Path:
+    """Beside the folder, which may move while the lock is held."""
+    return cell.folder.with_name(f".{cell.folder.name}.lock")
+
+
+def _settle(cell: Cell) -> None:
+    """Make the folder that of the cell's parameters, and clear what killed writers left in it.
+    Needs the lock."""
+    attic = cell.out / ".other" / cell.study
+    found = _hash_in(cell.folder)
+    if found != cell.hash:
+        if found:
+            _move(cell.folder, attic / f"{cell.name}@{found}")
+        kept = attic / f"{cell.name}@{cell.hash}"
+        if kept.exists():
+            _move(kept, cell.folder)
+        else:
+            write_json(
+                cell.path("params.json"),
+                {"hash": cell.hash, "study": cell.study, "name": cell.name, "params": cell.params},
+            )
+    for leftover in cell.folder.glob(".tmp-*"):
+        if not _alive(leftover):
+            leftover.unlink(missing_ok=True)
+
+
+def _alive(temporary: Path) -> bool:
+    """Whether the process that writes a temporary file of `files.atomic` still runs."""
+    process = re.match(r"\.tmp-(\d+)-", temporary.name)
+    with suppress(ProcessLookupError, OverflowError):
+        os.kill(int(process[1]), 0) if process else None
+        return process is not None
+    return False
+
+
+def _hash_in(folder: Path) -> str | None:
     """Hash of the parameters a folder was made with; "unknown" if it holds files without saying;
     None if empty."""
     try:
-        return read_json(folder / "params.json")["hash"]
+        return str(read_json(folder / "params.json")["hash"])
     except (Refusal, KeyError, TypeError):
         held = [p for p in folder.glob("*") if not p.name.startswith(".tmp-")]
         return "unknown" if held else None
 
 
-def _move(source, target):
+def _move(source: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     source.rename(target)
+
+
+def _seconds_before(cell: Cell) -> float:
+    """Seconds of the killed runs that this one goes on from; notes that this one begins.
+
+    A killed run counts up to the last file it left: what it did after that is lost and done again.
+    """
+    path = cell.path("attempts.json")
+    try:
+        began, before = (float(value) for value in read_json(path))
+    except (Refusal, TypeError, ValueError):
+        began, before = time.time(), 0.0
+    left = [p.stat().st_mtime for p in cell.folder.rglob("*") if p.is_file() and p != path]
+    before += max(0.0, max(left, default=0.0) - began)
+    if _first_rank():
+        write_json(path, [time.time(), before])
+    return before

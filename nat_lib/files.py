@@ -12,12 +12,14 @@ import json
 import math
 import os
 import pickle
+import shutil
 import zipfile
 import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from nat_lib.errors import Refusal
 
@@ -32,6 +34,7 @@ CANNOT_WRITE = {
     errno.EFBIG,
     errno.ENOTDIR,
     errno.EEXIST,
+    errno.EISDIR,
 }
 _temporary = itertools.count()
 
@@ -79,6 +82,20 @@ def sha256_of(path):
 
 
 @contextmanager
+def writing(path):
+    """Turn an OSError of the body that means "cannot be written" into a Refusal about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise Refusal(
+            f"cannot write {path}: {error.strerror}. Free some space or choose another folder "
+            "(--out), then start again: finished work is kept"
+        ) from error
+
+
+@contextmanager
 def atomic(path):
     """Yield a temporary path beside `path` (same suffix); it takes the place of `path` only if the
     body succeeds.
@@ -88,23 +105,72 @@ def atomic(path):
     temporary file.
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{next(_temporary)}-{path.name}")
+    temporary = _temporary_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE:
-            raise
-        raise Refusal(
-            f"cannot write {path}: {error.strerror}. Free some space or choose another folder (--out), "
-            "then start again: finished work is kept"
-        ) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(folder):
+    """Yield a new, empty folder beside `folder`; it takes the place of `folder` only if the body
+    succeeds, and nothing is left of it otherwise.
+
+    What a killed call has left is put right first; the folder's lock keeps others out meanwhile.
+    """
+    folder = Path(os.path.abspath(folder))
+    new, old = (folder.with_name(f".tmp-{what}-{folder.name}") for what in ("new", "old"))
+    lock = folder.with_name(f".{folder.name}.lock")
+    with locked(lock), writing(folder):
+        _put_right(folder, new, old)
+        try:
+            new.mkdir(parents=True)
+            yield new
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+            _sync(folder.parent)
+        finally:
+            _put_right(folder, new, old)
+            lock.unlink(missing_ok=True)  # whoever waits for it makes a new one
+
+
+def _put_right(folder, new, old):
+    """As it was before: the old folder back, if it was moved away and nothing came in its place."""
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def locked(path, wait=-1.0):
+    """Hold the lock file `path` during the body: one process at a time of all that ask for it.
+
+    wait   : seconds to wait for another holder; -1: as long as it takes
+    yields : whether it is held, False only when another process held it for so long
+    The system frees the lock when its holder ends, however it ends.
+    """
+    lock = FileLock(path)
+    with writing(Path(path).parent):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(Timeout):
+            lock.acquire(timeout=wait)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
+def _temporary_beside(path):
+    return path.with_name(f".tmp-{os.getpid()}-{next(_temporary)}-{path.name}")
 
 
 def _sync(path):
@@ -124,6 +190,28 @@ def write_text(path, text):
     write_bytes(path, text.encode())
 
 
+def append_text(path, text):
+    """Add text to the end of a file at once, as a log does."""
+    with writing(path), open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def read_text(path):
+    """Text of a file in UTF-8, whatever the locale; a Refusal if there is no such text."""
+    try:
+        return Path(path).read_bytes().decode()
+    except FileNotFoundError:
+        raise Refusal(f"{path} does not exist: run the notebook that writes it first") from None
+    except UnicodeDecodeError:
+        raise Refusal(
+            f"{path} is not text in UTF-8: save it in that encoding, or delete it"
+        ) from None
+    except OSError as error:
+        raise Refusal(
+            f"cannot read {path}: {error.strerror}. Put the file right, or remove it"
+        ) from None
+
+
 def write_json(path, obj):
     """Readable JSON in the given order of keys; numpy values and tuples become plain, NaN becomes
     null."""
@@ -138,10 +226,8 @@ def write_csv(path, frame):
 
 def read_json(path):
     try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise Refusal(f"{path} does not exist: run the notebook that writes it first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError):
         raise Refusal(f"{path} is not valid JSON: delete it and run again") from None
 
 

@@ -1,8 +1,10 @@
 import errno
 import json
+import os
 import random
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -143,9 +145,130 @@ def test_state_of_other_parameters_is_never_resumed_and_never_lost(tmp_path):
 def test_opening_a_cell_clears_what_a_killed_write_left_and_keeps_its_state(tmp_path):
     cell = open_cell(tmp_path, "study", "a", PARAMS)
     files.save_state(cell.path("state.pt"), {"epoch": 1})
-    cell.path(".tmp-1-0-state.pt").write_bytes(b"half")
+    with subprocess.Popen(["true"]) as dead:
+        cell.path(f".tmp-{dead.pid}-0-state.pt").write_bytes(b"half")
     open_cell(tmp_path, "study", "a", PARAMS)
     assert sorted(p.name for p in cell.folder.iterdir()) == ["params.json", "state.pt"]
+    living = cell.path(f".tmp-{os.getpid()}-0-state.pt")
+    living.write_bytes(b"half")
+    open_cell(tmp_path, "study", "a", PARAMS)
+    assert living.exists()  # its writer is not dead
+
+
+def test_a_cell_is_computed_once_and_its_seconds_are_those_of_all_its_runs(tmp_path):
+    cell = open_cell(tmp_path, "study", "a", PARAMS)
+    source = tmp_path / "source"
+    source.write_bytes(b"1")
+
+    def killed():
+        time.sleep(0.3)
+        files.save_state(cell.path("state.pt"), {"epoch": 1})
+        time.sleep(0.3)  # lost: nothing of it is on the disk
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cells.compute(cell, killed)
+    assert cell.report() is None
+    seen = []
+
+    def resumed():
+        seen.append(files.load_state(cell.path("state.pt")))
+        cell.path("epochs.json").write_text("[]")
+        time.sleep(0.2)
+        return {"top1": np.float64(50)}
+
+    report = cells.compute(cell, resumed, {"source": source}, drops=["epochs.json"])
+    assert seen == [{"epoch": 1}] and report["metrics"] == {"top1": 50.0}
+    assert 0.5 <= report["seconds"] < 0.75 and report["reads"].keys() == {"source"}
+    assert {p.name for p in cell.folder.iterdir()} == {"params.json", "report.json"}
+    assert cells.compute(cell, lambda: pytest.fail("computed again")) == report
+
+
+def test_a_cell_that_a_process_works_in_is_not_moved_away_for_other_parameters(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cells, "OPENING", 0.1)
+    cell = open_cell(tmp_path, "study", "a", PARAMS)
+    with cells.alone(cell), pytest.raises(Refusal, match=r"another process works in .*wait for it"):
+        open_cell(tmp_path, "study", "a", PARAMS | {"seed": 4})
+    other = open_cell(tmp_path, "study", "a", PARAMS | {"seed": 4})
+    with cells.alone(cell) as mine:  # opened before, and moved away by the line above
+        assert mine and files.read_json(cell.path("params.json"))["hash"] == cell.hash
+    assert cells.compute(other, dict)["hash"] == other.hash
+
+
+def test_a_finished_cell_is_found_by_its_folder(tmp_path):
+    cell = open_cell(tmp_path, "study", "a/b", PARAMS)
+    with pytest.raises(Refusal, match="a/b is not there or not finished: run notebook 02"):
+        cells.finished(tmp_path, "study", "a/b", "run notebook 02")
+    cells.compute(cell, dict)
+    assert cells.finished(tmp_path, "study", "a/b", "run notebook 02") == cell
+    assert cell.out == tmp_path
+
+
+@pytest.mark.parametrize("text", ["[]", '{"hash": "0"}', '{"params": {}, "metrics": []}', "\xff"])
+def test_reading_a_damaged_report_is_one_clear_line(tmp_path, text):
+    cell = open_cell(tmp_path, "study", "a", PARAMS)
+    cell.path("report.json").write_text(text, encoding="latin-1")
+    with pytest.raises(Refusal, match=r"report\.json .*(delete it|save it)"):
+        cells.finished(tmp_path, "study", "a", "run notebook 02")
+
+
+@pytest.mark.parametrize("place", ["study/a/report.json", "study/a/params.json"])
+def test_a_folder_in_place_of_a_file_is_one_clear_line(tmp_path, place):
+    (tmp_path / place).mkdir(parents=True)
+    with pytest.raises(Refusal, match=rf"{place} is a folder where a file should be"):
+        open_cell(tmp_path, "study", "a", PARAMS)
+    with pytest.raises(Refusal, match=rf"cannot read .*{place}: Is a directory"):
+        files.read_json(tmp_path / place)
+
+
+@pytest.mark.parametrize("place", ["study", "study/a"])
+def test_a_file_in_place_of_a_folder_is_one_clear_line(tmp_path, place):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("")
+    with pytest.raises(Refusal, match=rf"{place} is a file where a folder should be"):
+        open_cell(tmp_path, "study", "a", PARAMS)
+
+
+# ------------------------------------------------------------------------------ folders and locks
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "a"
+    with files.atomic_folder(folder) as new:
+        (new / "x").write_text("1")
+    with pytest.raises(RuntimeError), files.atomic_folder(folder) as new:
+        (new / "x").write_text("2")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and (folder / "x").read_text() == "1"
+    folder.rename(tmp_path / ".tmp-old-a")  # killed between the two renames
+    (tmp_path / ".tmp-new-a").mkdir()
+    with pytest.raises(RuntimeError), files.atomic_folder(folder) as new:
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and (folder / "x").read_text() == "1"
+    with files.atomic_folder(folder) as new:
+        (new / "y").write_text("3")
+    assert [p.name for p in folder.iterdir()] == ["y"]
+
+
+def test_a_lock_has_one_holder_and_goes_with_it(tmp_path):
+    holder = f"""
+import time
+from nat_lib import files
+with files.locked({str(tmp_path / "lock")!r}) as held:
+    print(held, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True, cwd=files.ROOT
+    ) as process:
+        assert process.stdout.readline() == "True\n"
+        with files.locked(tmp_path / "lock", wait=0.0) as held:
+            assert not held
+        process.kill()
+    with files.locked(tmp_path / "lock", wait=5.0) as held:
+        assert held
 
 
 # -------------------------------------------------------------------------------------- checkpoints
@@ -260,7 +383,7 @@ def test_start_sets_threads_and_seed():
 
 
 def test_plans_and_reports_are_read_without_waiting_for_torch():
-    code = "import nat_lib.drive, nat_lib.nbrun, sys; sys.exit('torch' in sys.modules)"
+    code = "import nat_lib.run.drive, nat_lib.nbrun, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=files.ROOT).returncode == 0
 
 
@@ -269,9 +392,9 @@ def test_a_cell_that_another_process_works_on_is_waited_for_and_then_only_read(t
     worker = f"""
 import time
 from pathlib import Path
-from nat_lib import runs
-cell = runs.cell(Path({str(tmp_path)!r}), "study", "x", {{"seed": 0}})
-with runs.alone(cell) as mine:
+from nat_lib import cells
+cell = cells.open_cell(Path({str(tmp_path)!r}), "study", "x", {{"seed": 0}})
+with cells.alone(cell) as mine:
     print(mine, flush=True)
     time.sleep(1.0)
     cell.finish({{"by": "worker"}}, seconds=0.0)
