@@ -93,7 +93,7 @@ class Search(NamedTuple):
     version: Version
     budget: Budget
     sources: dict  # width -> finished cell of shrinking
-    latency_module: object = None  # X -> (n,) ms, once it is measured
+    latency: object = None  # X -> (n,) ms, once it is measured
 
 
 def space_of(params, supernet):
