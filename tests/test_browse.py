@@ -17,7 +17,7 @@ from nat_lib.cells import open_cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.export import write
-from nat_lib.report import schematics, style
+from nat_lib.report import shapes, style
 from nat_lib.run.jobs import plan_jobs
 from nat_lib.search.pareto import hypervolume
 from nat_lib.studies import searches
@@ -351,7 +351,7 @@ def test_a_drawing_shows_every_block_that_is_used(points):
         ]
         assert written.count("stem") == 1 and f"{arch.resolution} pixels" in svg.get("aria-label")
         assert sum("not computed" in t for t in written) == space.n_stages - arch.exit
-        solid = [e for e in svg.iter(f"{SVG}rect") if e.get("fill") == schematics.EXIT]
+        solid = [e for e in svg.iter(f"{SVG}rect") if e.get("fill") == shapes.EXIT]
         assert len(solid) == 1
 
 

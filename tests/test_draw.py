@@ -20,6 +20,7 @@ from nat_lib import cost
 from nat_lib.arch import Space
 from nat_lib.errors import Refusal
 from nat_lib.report import schematics, style
+from nat_lib.report.schematics import searching, survival
 from nat_lib.search import archive, pareto
 from nat_lib.studies import post
 from nat_lib.supernet import MBConv, SqueezeExcite
@@ -130,20 +131,20 @@ def test_nsga2_shows_whom_survival_keeps(seed):
     )
     assert set(frame.fate[frame.front < split.front.iloc[0]]) == {"front kept whole"}
     assert set(frame.fate[frame.front > split.front.iloc[0]]) == {"dropped"}
-    for points, fate in zip(figure.axes[1].collections, schematics.FATES, strict=True):
+    for points, fate in zip(figure.axes[1].collections, survival.FATES, strict=True):
         np.testing.assert_array_equal(points.get_offsets(), F[frame.fate == fate])
     assert all(f"{d:.2f}" in texts(figure) for d in split.crowding[np.isfinite(split.crowding)])
 
 
 def test_a_front_that_just_fits_is_not_split():
     F = np.array([[0, 1], [1, 0], [1, 2], [2, 1]])
-    assert list(schematics.survivors(F, 2, 0).fate) == ["front kept whole"] * 2 + ["dropped"] * 2
-    assert set(schematics.survivors(F, 4, 0).fate) == {"front kept whole"}
+    assert list(survival.survivors(F, 2, 0).fate) == ["front kept whole"] * 2 + ["dropped"] * 2
+    assert set(survival.survivors(F, 4, 0).fate) == {"front kept whole"}
 
 
 @pytest.mark.parametrize("seed", [0, 47])
 def test_nsga3_ties_individuals_to_the_lines_that_survival_uses(seed):
-    F, lines = schematics.toy_population(10, 3, seed), pareto.directions(3, 10)
+    F, lines = survival.toy_population(10, 3, seed), pareto.directions(3, 10)
     population, rule = Population.new(F=pareto.unit(F)), ReferenceDirectionSurvival(lines)
     rule.do(Problem(), population, n_survive=10, random_state=np.random.default_rng(0))
     rows = schematics.draw_nsga3(n=10, seed=seed).rows
@@ -158,8 +159,8 @@ def test_nsga3_ties_individuals_to_the_lines_that_survival_uses(seed):
 
 
 def test_seen_from_the_ideal_point_the_nearest_line_has_the_smallest_angle():
-    F, lines = schematics.toy_population(20, 3, 1), pareto.directions(3, 10)
-    scaled, line, _ = schematics.associated(F, lines)
+    F, lines = survival.toy_population(20, 3, 1), pareto.directions(3, 10)
+    scaled, line, _ = survival.associated(F, lines)
     cosine = scaled @ (lines / np.linalg.norm(lines, axis=1, keepdims=True)).T
     np.testing.assert_array_equal(cosine.argmax(axis=1), line)
 
@@ -254,9 +255,9 @@ def test_every_device_gets_the_largest_sampled_subnet_that_it_can_afford(name):
 def test_the_evolution_is_that_of_the_phases():
     figure = schematics.draw_evolution()
     rows = figure.rows.set_index(["phase", "setting"])
-    assert set(schematics.SETTINGS) == {*archive.Version._fields, "post"} - {"phase"}
+    assert set(searching.SETTINGS) == {*archive.Version._fields, "post"} - {"phase"}
     for phase, version in archive.PHASES.items():
-        for setting in set(schematics.SETTINGS) - {"post"}:
+        for setting in set(searching.SETTINGS) - {"post"}:
             value, changed = rows.loc[phase, setting]
             assert value == getattr(version, setting)
             assert changed == (phase > 1 and value != getattr(archive.PHASES[phase - 1], setting))
@@ -274,6 +275,6 @@ def test_post_processing_is_drawn_in_the_phase_whose_subnets_get_it():
         {"seeds": [0], "nat_supernets": every, "post_searches": {p: ["acc"] for p in every}},
         "final",
     )
-    assert {phase for _, phase, _, _ in posted} == {schematics.POSTED}
+    assert {phase for _, phase, _, _ in posted} == {searching.POSTED}
     rows = schematics.draw_evolution().rows.query("setting == 'post' and changed")
-    assert list(rows.phase) == [schematics.POSTED]
+    assert list(rows.phase) == [searching.POSTED]

@@ -11,6 +11,7 @@ from nat_lib.cells import open_cell
 from nat_lib.data import batches
 from nat_lib.errors import Refusal
 from nat_lib.report import figures5, schematics, style, tables
+from nat_lib.report.schematics import stages
 from nat_lib.results import chapter5, claims, stats
 from nat_lib.results.claims import printed
 
@@ -285,8 +286,8 @@ def test_the_dense_rule_that_is_drawn_is_the_rule_of_the_thesis():
         expected = {k: (k - 1, *range(1, k - 2)) for k in range(2, depth + 1)} | {
             "out": (depth, *range(1, depth - 1))
         }
-        assert schematics.dense_sources(depth) == expected
-    assert schematics.dense_sources(3, dense=False) == {2: (1,), 3: (2,), "out": (3,)}
+        assert stages.dense_sources(depth) == expected
+    assert stages.dense_sources(3, dense=False) == {2: (1,), 3: (2,), "out": (3,)}
 
 
 @pytest.mark.parametrize("name", ["EE_D", "SE_P"])
@@ -310,7 +311,6 @@ def test_drawings_follow_the_space(name, tmp_path):
 def test_general_drawings_can_be_saved(tmp_path):
     figures = [
         schematics.draw_stages(),
-        schematics.draw_dense_stage(3),
         schematics.draw_networks(),
         schematics.draw_encoding(),
         schematics.draw_activations(),

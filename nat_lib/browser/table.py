@@ -19,11 +19,11 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from nat_lib import files, latency
-from nat_lib.arch import IRB, Space
+from nat_lib.arch import Space
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.export import write
-from nat_lib.report import figures5, figures6, schematics, tables
+from nat_lib.report import figures5, figures6, shapes, tables
 from nat_lib.report.style import COLOURS, GREY, thesis_style
 from nat_lib.results import chapter6, claims
 from nat_lib.results.chapter6 import SEARCH, SUBNET
@@ -593,108 +593,11 @@ def summary(row, exported=None):
 
 
 def drawing(row):
-    """What `draw.draw_subnet` shows, as an inline SVG: a hundred times quicker, so that it follows
-    a pointer."""
+    """The shapes of `schematics.draw_subnet` as an inline SVG: a hundred times quicker, so that it
+    follows a pointer."""
     space, arch = space_of(row.folder), arch_of(row)
-    plan, side = space.plan(arch.width), -(-arch.resolution // 2)
-    title = (
-        f"{space.thesis_name}, {arch.resolution} pixels, width {arch.width}: {row.params:.3f} M parameters, "
-        f"{row.macs:.2f} M MACs as the thesis counts them"
-    )
-    parts = [_text(8, 14, title, "start"), _box(36, 110, 44, 56, schematics.BOX, "stem", plan.stem)]
-    for s, stage in enumerate(plan.stages):
-        left, used, side = 72 + 184 * s, s < arch.exit, -(-side // stage.stride)
-        line = "#777" if used else "#ddd"
-        parts += [
-            f"<rect x='{left}' y='52' width='172' height='116' fill='none' stroke='{line}'/>",
-            f"<path d='M{left - 13} 110h11m-4 -3l4 3l-4 3' fill='none' stroke='{line}'/>",
-            *(
-                _slot(
-                    left + 23 + 42 * b, space, arch, s * space.slots + b, used and b < arch.depth[s]
-                )
-                for b in range(space.slots)
-            ),
-            _text(
-                left + 86,
-                186,
-                f"S{s + 1}: {stage.c_out} x {side}²" if used else f"S{s + 1}: not computed",
-            ),
-        ]
-        if stage.tail:
-            taken = arch.exit == s + 1
-            parts.append(
-                _box(
-                    left + 116,
-                    36,
-                    112,
-                    22,
-                    schematics.EXIT if taken else None,
-                    f"exit {s + 1}: {stage.tail[0]}, {stage.tail[1]}",
-                )
-            )
-    kinds = (
-        schematics.BRANCHES.values()
-        if space.parallel
-        else [(f"kernel {k}", c) for k, c in schematics.KERNEL_COLOUR.items()]
-    )
-    for i, (text, colour) in enumerate(kinds):
-        parts += [_box(84 + 130 * i, 205, 12, 12, colour), _text(96 + 130 * i, 209, text, "start")]
-    parts.append(_text(480, 209, "height: expansion 3, 4, 6; dotted: skipped", "start"))
-    width = 72 + 184 * space.n_stages
-    return (
-        f"<svg class='nat-subnet' role='img' aria-label='{title}' viewBox='0 0 {width} 218' "
-        "xmlns='http://www.w3.org/2000/svg' "
-        f"style='width:100%; max-width:{width}px' font-size='10' "
-        f"font-family='sans-serif'>{''.join(parts)}</svg>"
-    )
-
-
-def _slot(x, space, arch, i, used):
-    """One place of a stage at `x`: a block, or the three branches of a level side by side."""
-    k, e, level = arch.kernel[i], arch.expand[i], arch.level[i]
-    high = {3: 46, 4: 66, 6: 98}[e]
-    if not space.parallel:
-        return _box(
-            x,
-            110,
-            34,
-            high if used else 46,
-            schematics.KERNEL_COLOUR[k] if used else None,
-            *((f"k{k}", f"e{e}") if used else ()),
-        )
-    parts = []
-    for (bit, (_, colour)), (at, wide) in zip(
-        schematics.BRANCHES.items(), ((-9, 17), (5, 7), (14, 7)), strict=True
-    ):
-        active = used and bool(level & bit)
-        whole = active and bit == IRB
-        parts.append(
-            _box(
-                x + at,
-                110,
-                wide,
-                high if whole else 40,
-                colour if active else None,
-                *((f"k{k}", f"e{e}") if whole else ()),
-            )
-        )
-    return "".join(parts)
-
-
-def _box(x, y, wide, high, colour=None, *lines):
-    """A box centred on a point with lines of text; without a colour it is there, but not used."""
-    style = f"fill='{schematics.PALE}' stroke='#c8c8c8' stroke-dasharray='2 2'"
-    if colour:
-        style = f"fill='{colour}' stroke='#444'"
-    first, fill = y + 4 - 6 * (len(lines) - 1), "#111" if colour else "#aaa"
-    return (
-        f"<rect x='{x - wide / 2}' y='{y - high / 2}' width='{wide}' height='{high}' rx='3' {style}/>"
-        + "".join(_text(x, first + 12 * i, line, fill=fill) for i, line in enumerate(lines))
-    )
-
-
-def _text(x, y, text, anchor="middle", fill="#333"):
-    return f"<text x='{x}' y='{y}' text-anchor='{anchor}' fill='{fill}'>{html.escape(str(text))}</text>"
+    label = f"{shapes.title(arch, space, row.params, row.macs)} as the thesis counts them"
+    return shapes.svg(*shapes.subnet(arch, space), label)
 
 
 def export_row(row, folder):

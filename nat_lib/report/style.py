@@ -27,7 +27,7 @@ COLOURS = {
     "EE_P": "#AA4499",
     "EE_DP": "#882255",
 }
-EXIT_COLOURS = plt.get_cmap("viridis")  # of 1 - exit / 6: light exits are shallow
+EXIT_COLOURS = plt.get_cmap("viridis")
 GREY, PAPER = "#8a8a8a", "tiny_imagenet"
 DPI, SHOWN = 130, 96  # pixels per inch of a saved figure, and as a notebook shows it
 STYLE = {
@@ -48,7 +48,18 @@ STYLE = {
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
     "lines.linewidth": 1.4,
+    "text.parse_math": False,  # a dollar sign in a name of the user's is a dollar sign
 }
+
+
+def colour_of(supernet):
+    """The colour of a supernet; one that has none of its own is grey."""
+    return COLOURS.get(supernet, GREY)
+
+
+def exit_colour(exit):
+    """The colour of an exit, from 1: light exits are shallow."""
+    return EXIT_COLOURS(1 - exit / 6)
 
 
 def thesis_style(draw):
