@@ -30,12 +30,12 @@ from pymoo.optimize import minimize
 
 from nat_lib.arch import Space
 from nat_lib.cost import count
-from nat_lib.search import pareto, predictors
-from nat_lib.search.archive import PHASES, Budget
+from nat_lib.search import ensemble, pareto
+from nat_lib.search.archive import VERSIONS, Budget
 from nat_lib.search.candidates import propose
 
 TARGETS = {2: 1.0, 3: 2.0}  # seconds
-VERSION, BUDGET = PHASES[2], Budget()
+VERSION, BUDGET = VERSIONS[2], Budget()
 
 
 def main():
@@ -81,7 +81,7 @@ class Task:
         errors = (
             75 - gain[np.arange(space.n_var), self.X].sum(axis=1) + rng.normal(0, 0.3, len(self.X))
         )
-        self.predict = predictors.fit("lgb", space, self.X, errors, rng=rng).predict
+        self.predict = ensemble.fit("lgb", space, self.X, errors, rng=rng).predict
         self.costs = [
             lambda X, name=name: count(X, space)[name].to_numpy() / 1e6
             for name in ("params", "macs_tp")[: M - 1]

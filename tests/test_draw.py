@@ -255,12 +255,12 @@ def test_every_device_gets_the_largest_sampled_subnet_that_it_can_afford(name):
 def test_the_evolution_is_that_of_the_phases():
     figure = schematics.draw_evolution()
     rows = figure.rows.set_index(["phase", "setting"])
-    assert set(searching.SETTINGS) == {*archive.Version._fields, "post"} - {"phase"}
-    for phase, version in archive.PHASES.items():
+    assert set(searching.SETTINGS) == {*archive.Version._fields, "post"}
+    for phase, version in archive.VERSIONS.items():
         for setting in set(searching.SETTINGS) - {"post"}:
             value, changed = rows.loc[phase, setting]
             assert value == getattr(version, setting)
-            assert changed == (phase > 1 and value != getattr(archive.PHASES[phase - 1], setting))
+            assert changed == (phase > 1 and value != getattr(archive.VERSIONS[phase - 1], setting))
     new = [
         p
         for p in figure.axes[0].patches
@@ -270,7 +270,7 @@ def test_the_evolution_is_that_of_the_phases():
 
 
 def test_post_processing_is_drawn_in_the_phase_whose_subnets_get_it():
-    every = {str(p): ["BASE"] for p in archive.PHASES}
+    every = {str(p): ["BASE"] for p in archive.VERSIONS}
     posted = post.post_selected(
         {"seeds": [0], "nat_supernets": every, "post_searches": {p: ["acc"] for p in every}},
         "final",

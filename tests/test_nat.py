@@ -15,8 +15,8 @@ from nat_lib.cells import Cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.run.params import Profile
-from nat_lib.search import distributions, strategies
-from nat_lib.search.archive import PHASES
+from nat_lib.search import distributions, objectives, strategies
+from nat_lib.search.archive import VERSIONS
 from nat_lib.studies import searches
 
 SUPERNETS = {1: "BASE", 4: "EE_D"}
@@ -24,7 +24,7 @@ SUPERNETS = {1: "BASE", 4: "EE_D"}
 
 def searched(searching, out, phase=1, text="acc+macs", **changes):
     params, data, lay = searching
-    supernet, teacher = SUPERNETS[phase], PHASES[phase].teacher
+    supernet, teacher = SUPERNETS[phase], VERSIONS[phase].teacher
     if not (out / "ofav2_eps").exists():
         lay(out, supernet, (teacher,))
     return searches.run_search(params | changes, supernet, phase, text, 0, data, out)
@@ -219,13 +219,20 @@ def test_a_predictor_that_cannot_be_fitted_is_replaced_and_this_is_recorded(stra
     assert (iterations.predictor[1:] != "lgb").all() and iterations.note[1:].str.len().gt(10).all()
 
 
-def test_a_new_objective_is_one_function(searching, tmp_path, monkeypatch):
-    monkeypatch.setitem(searches.COSTS, "params", lambda run, X: (X > 0).sum(axis=1).astype(float))
-    searched(searching, tmp_path, 1, "acc+params", iterations=1)
-    archive = pd.read_csv(folder(tmp_path, 1, "acc+params") / "archive.csv")
-    np.testing.assert_array_equal(
-        archive.params, (searches.genotypes(archive.code) > 0).sum(axis=1)
-    )
+def test_a_new_objective_is_one_row(searching, tmp_path, monkeypatch):
+    def blocks(subject, X):
+        return (X > 0).sum(axis=1).astype(float)
+
+    row = objectives.Objective(blocks, "depth", "blocks", scale=2.0)
+    monkeypatch.setitem(objectives.OBJECTIVES, "depth", row)
+    report = searched(searching, tmp_path, 1, "depth+acc+macs", iterations=1)
+    assert report["params"]["objectives"] == "acc+macs+depth"
+    at = folder(tmp_path, 1, "acc+macs+depth")
+    archive, subnets = pd.read_csv(at / "archive.csv"), pd.read_csv(at / "subnets.csv")
+    np.testing.assert_array_equal(archive.depth, blocks(None, searches.genotypes(archive.code)))
+    np.testing.assert_array_equal(subnets.depth, 2 * blocks(None, searches.genotypes(subnets.code)))
+    assert objectives.title("acc+depth") == "accuracy & depth"
+    assert objectives.axis("depth") == "depth (blocks)"
 
 
 def test_bad_input_is_refused_in_one_line_and_nothing_is_lost(searching, tmp_path, straight):
@@ -263,7 +270,9 @@ def test_lost_evaluations_of_weights_that_have_moved_on_are_refused(
     straight, searching, tmp_path, monkeypatch
 ):
     phase, *_ = straight
-    monkeypatch.setattr(strategies, "nat", _moved_on(strategies.nat))
+    row = strategies.STRATEGIES["nat"]
+    dying = row._replace(function=_moved_on(row.function))
+    monkeypatch.setitem(strategies.STRATEGIES, "nat", dying)
     with pytest.raises(KeyboardInterrupt):
         searched(searching, tmp_path, phase)
     monkeypatch.undo()
@@ -305,7 +314,7 @@ def test_the_study_selects_phase_by_phase():
 def test_the_sizes_of_phases_1_and_2_to_4_are_the_profiles():
     params = {"archive_sizes": [100, 300], "candidates": [8, 25], "multiplier": 10}
     assert [searches.version_of(params, phase) for phase in (1, 2, 3, 4)] == [
-        PHASES[p] for p in (1, 2, 3, 4)
+        VERSIONS[p] for p in (1, 2, 3, 4)
     ]
 
 

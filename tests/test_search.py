@@ -11,13 +11,13 @@ from nat_lib.arch import Space
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.search import pareto
-from nat_lib.search.archive import PHASES, Budget, Iteration, Version, distinct
+from nat_lib.search.archive import VERSIONS, Budget, Iteration, Version, distinct, initial, renew
 from nat_lib.search.candidates import propose, select_subset, unevenness
-from nat_lib.search.strategies import initial, nat, renew
+from nat_lib.search.strategies import nat
 
 TWO_STAGES = Space("BASE", resolutions=(48, 64), base_channels=(8, 8, 8))  # 2 * 2 * 7371^2 subnets
 EXITS = Space("EE_DP", resolutions=(48, 64), base_channels=(8, 8, 8))
-SMALL = Version(2, "integer", "architecture", "fill", 1, 40, 10, "replace", "fixed", "last")
+SMALL = Version("integer", "architecture", "fill", 1, 40, 10, "replace", "fixed", "last")
 QUICK = Budget(
     iterations=3, top=15, population=20, generations=5, subset_population=30, subset_generations=10
 )
@@ -123,15 +123,16 @@ def same(a, b):
 
 def test_the_phases_score_as_many_subnets_as_in_the_thesis():
     total = {
-        p: v.multiplier * v.archive + Budget().iterations * v.candidates for p, v in PHASES.items()
+        p: v.multiplier * v.archive + Budget().iterations * v.candidates
+        for p, v in VERSIONS.items()
     }
     assert total == {1: 100 + 30 * 8, 2: 300 + 750, 3: 3000 + 750, 4: 3000 + 750}
     assert Budget() == (30, 150, 100, 20, 500, 200)
-    assert [PHASES[p][1:4] for p in (1, 2, 3, 4)] == [("one_hot", "search", "push")] + [
+    assert [VERSIONS[p][:3] for p in (1, 2, 3, 4)] == [("one_hot", "search", "push")] + [
         ("integer", "architecture", "fill")
     ] * 3
-    assert [v.policy for v in PHASES.values()] == ["append", "replace", "replace", "replace"]
-    assert [v.teacher for v in PHASES.values()] == ["fixed", "fixed", "fixed", "pet"]
+    assert [v.policy for v in VERSIONS.values()] == ["append", "replace", "replace", "replace"]
+    assert [v.teacher for v in VERSIONS.values()] == ["fixed", "fixed", "fixed", "pet"]
 
 
 # -------------------------------------------------------------------------------- the first archive
@@ -167,7 +168,7 @@ def test_a_multiplier_keeps_the_best_of_the_samples():
 def test_the_first_archive_follows_the_sampling_law_of_the_phase():
     def deepest(phase, **more):
         version, scores = (
-            PHASES[phase]._replace(archive=1500, multiplier=1),
+            VERSIONS[phase]._replace(archive=1500, multiplier=1),
             any_formula(TWO_STAGES, 1).scores,
         )
         X, _ = initial(TWO_STAGES, version, scores, np.random.default_rng(0), **more)
@@ -473,7 +474,7 @@ def test_combining_parts_gives_the_front_of_the_listed_space():
 @pytest.mark.parametrize("M", [1, 2, 3, 4])
 @pytest.mark.parametrize("phase", [1, 2])
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(M, phase):
-    version = PHASES[phase]._replace(archive=30, candidates=6)
+    version = VERSIONS[phase]._replace(archive=30, candidates=6)
     runs = [any_formula(EXITS, M).run(EXITS, version, QUICK, seed) for seed in (0, 0, 1)]
     assert [it.number for it in runs[0]] == [0, 1, 2, 3]
     assert all(same(a, b) for a, b in zip(runs[0], runs[1], strict=True))
@@ -530,7 +531,10 @@ def test_every_iteration_starts_from_another_random_state(M):
 def test_a_resumed_run_is_the_straight_run(M, phase):
     """Weights drift, so that scores and the maxima of the archive move; the reference point does
     not."""
-    version, budget = PHASES[phase]._replace(archive=30, candidates=6), QUICK._replace(iterations=4)
+    version, budget = (
+        VERSIONS[phase]._replace(archive=30, candidates=6),
+        QUICK._replace(iterations=4),
+    )
 
     def run(start=None):
         formula = any_formula(TWO_STAGES, M)

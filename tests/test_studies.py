@@ -30,7 +30,7 @@ def compared(searching, tmp_path):
     folder)."""
     params, data, lay = searching
     lay(tmp_path, "BASE")
-    home = tmp_path / predictors.PREDICTORS / "digits_turned/BASE_s0"
+    home = tmp_path / predictors.STUDY / "digits_turned/BASE_s0"
 
     def run(**changes):
         return predictors.run_predictors(params | SMALL | changes, "BASE", 0, data, tmp_path), home

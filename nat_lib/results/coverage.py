@@ -9,7 +9,7 @@ from nat_lib.results import claims
 from nat_lib.results.chapter6 import name_of
 from nat_lib.results.claims import printed
 from nat_lib.run import params
-from nat_lib.search import predictors
+from nat_lib.search.predictors import PREDICTORS
 
 SIZES = ("smoke", "laptop", "paper")  # cheapest first
 COMPARABLE = "paper"  # the one at the sizes of the thesis
@@ -108,7 +108,7 @@ def _post(profile, metric, dims):
 
 
 def _pred(profile, metric, dims):
-    names = [predictors.NAMES[key] for key in profile["predictors"]]
+    names = [PREDICTORS[key].label for key in profile["predictors"]]
     return (
         dims.get("supernet") in (None, *profile["predictor_supernets"])
         and dims.get("predictor") in (None, *names)

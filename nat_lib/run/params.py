@@ -17,6 +17,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from nat_lib.arch import NETWORKS
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, read_json
+from nat_lib.search import objectives
+from nat_lib.search.objectives import OBJECTIVES
+from nat_lib.search.predictors import PREDICTORS
+from nat_lib.search.strategies import STRATEGIES
 from nat_lib.stages import BACKBONES
 
 PARAMS = ROOT / "params"
@@ -76,29 +80,16 @@ OTHERS = "others"  # in aep_proxy: every data set that has no line of its own
 
 PhaseName = Literal["1", "2", "3", "4"]
 Pair = Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=2, max_length=2)]
-PREDICTORS = (
-    "rbf",
-    "rbfs",
-    "mlp",
-    "e2epp",
-    "carts",
-    "gp",
-    "svr",
-    "ridge",
-    "knn",
-    "bayesian",
-    "lgb",
-    "catboost",
-)
-COSTS = ("params", "macs", "latency")  # objectives beside accuracy, in their order
 
 
 def _objectives(text):
-    names = text.split("+")
-    if "acc" not in names or len(set(names)) < len(names) or not set(names) <= {"acc", *COSTS}:
+    try:
+        objectives.names(text)
+    except Refusal:
         raise ValueError(
-            f"is not acc alone or joined by + with some of {', '.join(COSTS)}, such as acc+macs"
-        )
+            f"is not {objectives.ERROR} alone or joined by + with some of "
+            f"{', '.join(OBJECTIVES)}, such as {objectives.EXAMPLE}"
+        ) from None
     return text
 
 
@@ -329,6 +320,7 @@ class Predictors(Warming):
 
 
 class Natv2Phases(Warming):
+    strategy: Literal[*STRATEGIES]
     predictor: Literal[*PREDICTORS]
     fallback: Literal[*PREDICTORS]
     mask_after_exit: bool

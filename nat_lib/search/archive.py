@@ -1,4 +1,4 @@
-"""What a search keeps and yields: versions, budgets, iterations, scores without duplicates."""
+"""What a search keeps and yields: versions, budgets, iterations, an archive without duplicates."""
 
 from typing import Any, NamedTuple
 
@@ -7,20 +7,15 @@ import numpy as np
 from nat_lib.errors import Refusal
 from nat_lib.search import pareto
 
-DRAWS = (
-    "initial",
-    "fit",
-    "propose",
-    "replace",
-    "top",
-)  # what an iteration draws random numbers for
+# What an iteration draws random numbers for; their order is part of the numbers.
+DRAWS = ("initial", "fit", "propose", "replace", "top", "mutate", "draw")
 TRIES = 20  # rounds of drawing again what was drawn already
 
 
 class Version(NamedTuple):
-    """One experimental phase of the thesis (section 6.2 and its published code)."""
+    """How a version of NATv2 searches (thesis 6.2, where they are the four experimental phases, and
+    its published code)."""
 
-    phase: int
     features: str  # of the predictor: "one_hot" | "integer"
     sampling: str  # of the initial archive: "search" | "architecture" (Space.sample)
     repair: str  # "push" | "fill" (Space.repair), for the whole run
@@ -32,13 +27,23 @@ class Version(NamedTuple):
     validation: str  # of the supernet: after "every" adaptation epoch | the "last" of an iteration
 
 
-PHASES = {
-    #                     features    sampling      repair  mult.  A   K   policy     teacher  validation
-    1: Version(1, "one_hot", "search", "push", 1, 100, 8, "append", "fixed", "every"),
-    2: Version(2, "integer", "architecture", "fill", 1, 300, 25, "replace", "fixed", "last"),
-    3: Version(3, "integer", "architecture", "fill", 10, 300, 25, "replace", "fixed", "last"),
-    4: Version(4, "integer", "architecture", "fill", 10, 300, 25, "replace", "pet", "last"),
+# Number of the version: what it does. 1 is NAT; 2 samples better, 3 chooses its first archive from
+# ten times as many, 4 starts from better trained supernets.
+VERSIONS = {
+    1: Version("one_hot", "search", "push", 1, 100, 8, "append", "fixed", "every"),
+    2: Version("integer", "architecture", "fill", 1, 300, 25, "replace", "fixed", "last"),
+    3: Version("integer", "architecture", "fill", 10, 300, 25, "replace", "fixed", "last"),
+    4: Version("integer", "architecture", "fill", 10, 300, 25, "replace", "pet", "last"),
 }
+
+
+def as_frame(versions):
+    """{number: Version} as a DataFrame, one row each; the index is named like the thesis names
+    them, "phase"."""
+    import pandas as pd
+
+    rows = [version._asdict() for version in versions.values()]
+    return pd.DataFrame(rows, index=pd.Index(versions, name="phase"))
 
 
 class Budget(NamedTuple):
@@ -68,8 +73,13 @@ class Iteration(NamedTuple):
     quality: Any = None  # rmse, pearson, spearman, kendall of predicted against measured
 
 
-# ---- the archive
-# --------------------------------------------------------------------------------------------------
+def stream(seed, number, draw):
+    """The generator of one draw of an iteration, of (seed, number, draw) alone: iterations are
+    independent, and a resumed run is the same."""
+    return np.random.default_rng((seed, number, DRAWS.index(draw)))
+
+
+# -------------------------------------------------------------------------------------- the archive
 
 
 def distinct(space, X):
@@ -83,6 +93,53 @@ def score(evaluate, X, M):
     F = pareto.points(evaluate(X)) if len(X) else np.empty((0, M))
     if F.shape != (len(X), M):
         raise Refusal(
-            f"evaluate returned shape {F.shape} for {len(X)} subnets: return the error and the {M - 1} costs"
+            f"evaluate returned shape {F.shape} for {len(X)} subnets: return the error and the "
+            f"{M - 1} costs"
         )
     return F
+
+
+def initial(space, version, evaluate, rng, depth_prior="uniform"):
+    """The first archive (X, F): the best of `multiplier` times as many samples, and the smallest
+    and largest subnet.
+
+    All subnets are distinct. The two extremes are always there: they widen what the predictor has
+    seen. Thesis 3.3.4.
+    """
+    ends = np.stack([space.lower, space.upper])
+    if version.archive <= len(ends):
+        raise Refusal(
+            f"an archive of {version.archive}: give at least 3, as the smallest and largest subnet "
+            "are in it"
+        )
+    n = version.multiplier * version.archive - len(ends)
+    X = sample(space, version, n, ends, rng, depth_prior)
+    F = evaluate(X)
+    kept = pareto.survive(F, version.archive - len(ends), rng)
+    return np.concatenate([X[kept], ends]), np.concatenate([F[kept], evaluate(ends)])
+
+
+def sample(space, version, n, taken, rng, depth_prior="uniform"):
+    """n subnets different from each other and from `taken`."""
+    X = taken
+    for _ in range(TRIES):
+        missing = n + len(taken) - len(X)
+        more = space.sample_genotypes(missing, rng, version.sampling, depth_prior, version.repair)
+        X = np.concatenate([X, more])
+        X = X[distinct(space, X)]
+        if len(X) == n + len(taken):
+            return X[len(taken) :]
+    raise Refusal(
+        f"{TRIES} draws from {space.name} gave {len(X)} different subnets, not {n + len(taken)}: "
+        "use a smaller archive or multiplier, or a larger space"
+    )
+
+
+def renew(space, version, X, F, candidates, measured, rng):
+    """The archive (X, F) with the candidates: longer ("append"), or the best `version.archive` of
+    both ("replace")."""
+    X, F = np.concatenate([X, candidates]), np.concatenate([F, measured])
+    kept = distinct(space, X)  # before survival: a copy would take the place of another subnet
+    if version.policy == "replace":
+        kept = kept[pareto.survive(F[kept], version.archive, rng)]
+    return X[kept], F[kept]

@@ -47,6 +47,17 @@ def front(F):
     return moocore.is_nondominated(points(F), keep_weakly=True)
 
 
+def rank(F):
+    """(n,) non-dominated rank: 0 for the front, 1 for the front of the rest, and so on."""
+    return moocore.pareto_rank(points(F))
+
+
+def reference(F):
+    """Reference point (M,) of the hypervolume: 1.01 times the maxima of the first archive (thesis
+    3.3.4)."""
+    return 1.01 * points(F).max(axis=0)
+
+
 def crowding(F):
     """Crowding distance (n,) of mutually non-dominated rows: inf at both ends of every objective
     (NSGA-II).
@@ -90,9 +101,9 @@ def survive(F, n, rng, seed_directions=42):
 
 
 def _rank_and_crowding(F, n, rng):
-    rank = moocore.pareto_rank(F)
-    split = np.partition(rank, n - 1)[n - 1]  # the rank that does not fit
-    before, last = np.flatnonzero(rank < split), np.flatnonzero(rank == split)
+    ranks = rank(F)
+    split = np.partition(ranks, n - 1)[n - 1]  # the rank that does not fit
+    before, last = np.flatnonzero(ranks < split), np.flatnonzero(ranks == split)
     order = np.lexsort((rng.random(len(last)), -crowding(F[last])))
     return np.concatenate([before, last[order[: n - len(before)]]])
 

@@ -21,6 +21,7 @@ from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import recalibrate, score
 from nat_lib.exits import MODES, ensemble, exit_weights, joint_loss
+from nat_lib.search import objectives
 from nat_lib.studies import eps, searches
 from nat_lib.supernet import Supernets
 from nat_lib.train import Annealed, Ranger, fit, sgd
@@ -131,8 +132,8 @@ def run_posts(params, kind, supernet, phase, text, seed, data, out):
 
 def finished_search(out, dataset, supernet, phase, text, seed):
     """The finished cell of a search under `out`: `runs.Cell`."""
-    names = "+".join(searches.objectives(text))
-    folder = out / searches.STUDY / dataset / f"{supernet}_p{phase}_{names}_s{seed}"
+    names = "+".join(objectives.names(text))
+    folder = out / searches.STUDY / searches.cell_name(dataset, supernet, phase, names, seed)
     if not (folder / "report.json").exists():
         raise Refusal(
             f"{folder} is not there or not finished: run notebook 04 with these parameters first"

@@ -1,16 +1,22 @@
-"""The study of predictors: scored subnets, then fits of every predictor."""
+"""The study of predictors: scored subnets, then fits of every predictor.  Thesis 6.2.2."""
 
 import time
+from itertools import product
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from nat_lib import cells, files
 from nat_lib.cells import open_cell
-from nat_lib.search import predictors
+from nat_lib.errors import Refusal
+from nat_lib.machine import progress
+from nat_lib.search import ensemble
+from nat_lib.search.ensemble import METRICS, quality
+from nat_lib.search.predictors import ENCODINGS, PREDICTORS, Unfit, check
 from nat_lib.studies import eps, searches, warmup
 
-PREDICTORS = "predictors"
+STUDY = "predictors"
 
 
 # --------------------------------------------------------------------------------------- predictors
@@ -37,13 +43,13 @@ def run_predictors(params, supernet, seed, data, out):
         "eval_batch_size": batch_size,
     }
     home = f"{data.name}/{supernet}_s{seed}"
-    scored = open_cell(out, PREDICTORS, f"{home}/scores", common)
+    scored = open_cell(out, STUDY, f"{home}/scores", common)
     with cells.alone(scored) as mine:
         if mine:
             _score(scored, space, warm, data, batch_size)
     fits = open_cell(
         out,
-        PREDICTORS,
+        STUDY,
         f"{home}/fits",
         {
             **common,
@@ -62,9 +68,7 @@ def run_predictors(params, supernet, seed, data, out):
 def _score(cell, space, warm, data, batch_size):
     began, p = time.perf_counter(), cell.params
     nets = warmup.warmed_up(space, warm).to(data.device)
-    X_test, trainings = predictors.draw_study(
-        space, p["sizes"], p["repeats"], p["n_test"], p["draw_seed"]
-    )
+    X_test, trainings = draw_study(space, p["sizes"], p["repeats"], p["n_test"], p["draw_seed"])
     sets = [("test", 0, 0, X_test), *(("train", size, repeat, X) for size, repeat, X in trainings)]
     whole = np.concatenate([X for *_, X in sets])
     errors = searches.scores(nets, whole, 0, searches.Memory(cell, "evaluations"), data, batch_size)
@@ -100,7 +104,7 @@ def _fit(cell, space, scored):
         (size, repeat, *part(rows))
         for (size, repeat), rows in scored[scored.set == "train"].groupby(["size", "repeat"])
     ]
-    fits = predictors.study(
+    fits = study(
         space, tests, trainings, p["predictors"], p["encodings"], p["draw_seed"], p["threads"]
     )
     files.write_csv(cell.path("fits.csv"), fits)
@@ -111,3 +115,146 @@ def _fit(cell, space, scored):
         {"fits": len(fits), "spearman": {f"{k}/{e}": v for (k, e), v in best.items()}},
         seconds=time.perf_counter() - began,
     )
+
+
+def draw_study(space, sizes, repeats, n_test, seed=420):
+    """Architectures of the comparison, uniform per variable of the search space: (X_test, [(size,
+    repeat, X), ...]).
+
+    The test set is one for all; every training set is drawn by itself, so more sizes or repeats
+    change no other.
+    Source: thesis 6.2.2
+    """
+
+    def draw(n, *purpose):
+        return space.sample_genotypes(n, np.random.default_rng((seed, *purpose)), by="search")
+
+    return draw(n_test, 0), [(n, r, draw(n, 1, n, r)) for n in sizes for r in range(repeats)]
+
+
+def study(space, tests, trainings, keys=None, encodings=tuple(ENCODINGS), seed=0, threads=1):
+    """Every predictor with every encoding on every training set, judged on the same test set.
+
+    keys      : of PREDICTORS, None = all
+    tests     : (X, errors);  trainings : [(size, repeat, X, errors), ...]
+    encodings : "integer", "onehot"; predictors that cannot use one have no row for it
+    returns   : DataFrame predictor (label), encoding, size, repeat, rmse, pearson, spearman,
+                kendall, seconds (of features, fit and prediction together), note. What cannot be
+                fitted has NaN and a note, no fallback
+    Source    : thesis 6.2.2. All predictors get the same parts of a training set, so their rows can
+                be paired.
+    """
+    for name in encodings:
+        if name not in ENCODINGS:
+            raise Refusal(f"encoding {name!r} is not known: choose from {', '.join(ENCODINGS)}")
+    keys = list(PREDICTORS) if keys is None else keys
+    for key in keys:
+        check(key)
+    usable = [
+        (encoding, key)
+        for encoding in encodings
+        for key in keys
+        if ENCODINGS[encoding] in PREDICTORS[key].encodings
+    ]
+    rows = []
+    for (size, repeat, X, errors), (encoding, key) in progress(
+        [*product(trainings, usable)], f"{space.name}, fits"
+    ):
+        began, found, note = time.perf_counter(), dict.fromkeys(METRICS, np.nan), ""
+        try:
+            made = ensemble.fit(
+                key,
+                space,
+                X,
+                errors,
+                rng=np.random.default_rng((seed, size, repeat)),
+                features=ENCODINGS[encoding],
+                fallback=None,
+                threads=threads,
+            )
+            predicted = made.predict(tests[0])
+            seconds = time.perf_counter() - began
+            found = quality(predicted, tests[1])
+        except Unfit as error:
+            seconds, note = time.perf_counter() - began, str(error)
+        rows.append(
+            {
+                "predictor": PREDICTORS[key].label,
+                "encoding": encoding,
+                "size": size,
+                "repeat": repeat,
+                **found,
+                "seconds": seconds,
+                "note": note,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def intervals(fits, by=("predictor", "encoding", "size")):
+    """Mean, population standard deviation and 95 % confidence interval of the mean over the
+    repeats, per metric.
+
+    fits    : frame of `study`;  by : the columns that tell the groups apart, e.g. with "supernet"
+    returns : DataFrame *by, metric, repeats, mean, sd, low, high. The interval is Student's; one
+              repeat has none
+    """
+    long = fits.melt(list(by), [*METRICS, "seconds"], var_name="metric")
+    table = (
+        long.groupby([*by, "metric"], sort=False)["value"]
+        .agg(repeats="count", mean="mean", sd=lambda v: v.std(ddof=0))
+        .reset_index()
+    )
+    n = table.repeats.where(table.repeats > 1)
+    half = stats.t.ppf(0.975, n - 1) * table.sd / np.sqrt(n - 1)
+    return table.assign(low=table["mean"] - half, high=table["mean"] + half)
+
+
+def winner(
+    fits,
+    metric="spearman",
+    among=("predictor", "encoding"),
+    paired=("size", "repeat"),
+    seed=0,
+    resamples=2000,
+):
+    """How surely the best predictor beats each other one; all were fitted to the same training
+    sets.
+
+    fits    : frame of `study`;  among : columns that name a competitor;  paired : columns that name
+              a training set
+    returns : DataFrame, best first: *among, mean; behind (the best's mean advantage over this one);
+              low, high (95 % confidence interval of it, Student's over the pairs); wins (share of
+              the pairs that the best wins, ties half); first (share of bootstrap resamples of the
+              training sets in which this one has the best mean: it accounts for having chosen among
+              many). What could not be fitted everywhere comes last and cannot win
+    """
+    among, paired = list(among), list(paired)
+    if fits.duplicated(among + paired).any():
+        raise Refusal(
+            f"several fits have the same {', '.join(among + paired)}: name the columns that tell them apart"
+        )
+    scores = fits.pivot(index=paired, columns=among, values=metric)
+    whole = scores.dropna(axis="columns")
+    if whole.empty:
+        raise Refusal(
+            f"no predictor has {metric} for every training set: choose fewer of {', '.join(paired)}"
+        )
+    sign = -1.0 if metric in ("rmse", "seconds") else 1.0
+    order = (sign * whole.mean()).sort_values(ascending=False, kind="stable").index
+    values = sign * whole[order].to_numpy()  # (pairs, competitors), best first
+    gap, n = values[:, :1] - values, len(values)
+    draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    leaders = np.argmax(np.stack([values[d].mean(axis=0) for d in draws]), axis=1)
+    half = stats.t.ppf(0.975, n - 1) * gap.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    table = order.to_frame(index=False).assign(
+        mean=sign * values.mean(axis=0),
+        behind=gap.mean(axis=0),
+        low=gap.mean(axis=0) - half,
+        high=gap.mean(axis=0) + half,
+        wins=((gap > 0) + (gap == 0) / 2).mean(axis=0),
+        first=np.bincount(leaders, minlength=len(order)) / resamples,
+    )
+    table.loc[0, ["behind", "low", "high", "wins"]] = np.nan  # the best against itself
+    partly = scores.drop(columns=whole.columns).mean().rename("mean").reset_index()
+    return pd.concat([table, partly], ignore_index=True) if len(partly) else table

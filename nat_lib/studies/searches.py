@@ -26,58 +26,22 @@ from nat_lib.distributed import first_rank_first, gathered, process_group, ranks
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import evaluate, prepare, score
 from nat_lib.latency import build_table, load_table, save_table
-from nat_lib.search import distributions, predictors, strategies
-from nat_lib.search.archive import PHASES, Budget, Iteration, Version
+from nat_lib.search import distributions, ensemble, objectives
+from nat_lib.search.archive import VERSIONS, Budget, Iteration, Version
+from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.pareto import front, high_tradeoff
+from nat_lib.search.strategies import DEFAULT, STRATEGIES
 from nat_lib.studies import eps, warmup
 
 STUDY = "natv2_phases"
 RETURNED = 4  # subnets with a high trade-off that a search returns (thesis 3.3.4)
 
 
-# --------------------------------------------------------------------------------------- objectives
-
-
-def params(run, X):
-    """Millions of trainable parameters."""
-    return count(X, run.space, run.n_classes).params.to_numpy() / 1e6
-
-
-def macs(run, X):
-    """Millions of multiply-accumulates for one image of the subnet's own resolution, counted as in
-    the thesis."""
-    return count(X, run.space, run.n_classes).macs_tp.to_numpy() / 1e6
-
-
-def latency_ms(run, X):
-    """Milliseconds for one image on this machine: from the table of its blocks, or of every network
-    by itself."""
-    return run.latency(X)
-
-
-# Name of an objective -> what it costs, (n,) of genotypes (n, V), to be minimised; accuracy is
-# always the first. A new objective is a new function here.
-COSTS = {"params": params, "macs": macs, "latency": latency_ms}
 TIMED = (
     "epochs",
     "validations",
     "validation_seconds",
 )  # of the adaptation of an iteration; seconds of one validation
-UNITS = {"params": "M", "macs": "M", "latency": "ms"}
-
-
-def objectives(text):
-    """Names in canonical order, from "acc+macs" in any order: ("acc", "macs").  Accuracy must be
-    among them."""
-    names, known = text.split("+"), ("acc", *COSTS)
-    for name in names:
-        if name not in known:
-            raise Refusal(
-                f"objective {name!r} is unknown: join acc by + with some of {', '.join(COSTS)}"
-            )
-    if "acc" not in names or len(set(names)) < len(names):
-        raise Refusal(f"objectives {text!r}: name acc once, and every other objective at most once")
-    return tuple(name for name in known if name in names)
 
 
 # --------------------------------------------------------------------------------- what is searched
@@ -92,7 +56,7 @@ class Search(NamedTuple):
     names: tuple  # objectives
     version: Version
     budget: Budget
-    sources: dict  # width -> finished cell of shrinking
+    strategy: str  # in STRATEGIES
     latency: object = None  # X -> (n,) ms, once it is measured
 
 
@@ -149,9 +113,9 @@ def warm_up(params, supernet, teacher, seed, data, out):
     )
 
 
-def version_of(params, phase):
-    """What one of the four experimental phases does, at this profile's sizes."""
-    version = PHASES[phase]
+def version_of(params, number):
+    """What one of the four versions does, at this profile's sizes."""
+    version = VERSIONS[number]
     late = version.policy == "replace"
     return version._replace(
         archive=params["archive_sizes"][late],
@@ -171,10 +135,16 @@ def selected(params):
     ]
 
 
+def cell_name(dataset, supernet, phase, text, seed, strategy=DEFAULT):
+    """The name of the cell of a search; `text`: its objectives in the order of the table."""
+    told = "" if strategy == DEFAULT else f"_{strategy}"
+    return f"{dataset}/{supernet}_p{phase}_{text}{told}_s{seed}"
+
+
 def settle(params, supernet, phase, text, seed, data, out):
     """(`Search`, warm-up cells) of these parameters; the warm-up is done or found finished."""
-    names, version = objectives(text), version_of(params, phase)
-    space, sources, warm = warm_up(params, supernet, version.teacher, seed, data, out)
+    names, version = objectives.names(text), version_of(params, phase)
+    space, _, warm = warm_up(params, supernet, version.teacher, seed, data, out)
     budget = Budget(**{k: params[k] for k in Budget._fields})
     values = {
         "supernet": supernet,
@@ -185,7 +155,7 @@ def settle(params, supernet, phase, text, seed, data, out):
         "profile": params["profile"],
         "space": space,
         "n_classes": data.n_classes,
-        "version": version._asdict(),
+        "version": {"phase": phase, **version._asdict()},
         "budget": budget._asdict(),
         "start": warm["supernets"].hash,
         "data": eps.identity(data),
@@ -208,10 +178,13 @@ def settle(params, supernet, phase, text, seed, data, out):
             )
         },
     }
-    name = f"{data.name}/{supernet}_p{phase}_{'+'.join(names)}_s{seed}"
+    strategy = params["strategy"]
+    if strategy != DEFAULT:
+        values["strategy"] = strategy
+    name = cell_name(data.name, supernet, phase, "+".join(names), seed, strategy)
     with first_rank_first():
         cell = open_cell(out, STUDY, name, values)
-    return Search(cell, space, data.n_classes, names, version, budget, sources), warm
+    return Search(cell, space, data.n_classes, names, version, budget, strategy), warm
 
 
 # -------------------------------------------------------------------------------------- evaluations
@@ -365,9 +338,9 @@ def _search(run, warm, data, workers, processes, out):
     memory, members = Memory(cell, "evaluations"), warmup.reduced_grid(space, recipe)
     if "latency" in run.names:
         run = run._replace(latency=latency_of(run, nets, data, Memory(cell, "latencies"), out))
-    costs = [partial(COSTS[name], run) for name in run.names[1:]]
+    costs = [partial(OBJECTIVES[name].function, run) for name in run.names[1:]]
     now, noted = (
-        len(done) - 1 if done else 0,
+        len(done) - 1 if done and STRATEGIES[run.strategy].adapts else 0,
         {},
     )  # weights version: adaptations done; noted: of this iteration
     validations = []  # (seconds, top1) since the adaptation began
@@ -384,7 +357,7 @@ def _search(run, warm, data, workers, processes, out):
         return np.column_stack([errors, *(cost(X) for cost in costs)])
 
     def fitted(X, errors, rng):
-        return predictors.fit(
+        return ensemble.fit(
             p["predictor"],
             space,
             X,
@@ -441,7 +414,8 @@ def _search(run, warm, data, workers, processes, out):
             validation_seconds=sum(seconds) / len(seconds),
         )
 
-    steps = strategies.nat(
+    strategy = STRATEGIES[run.strategy]
+    steps = strategy.function(
         space,
         evaluated,
         adapted,
@@ -666,7 +640,11 @@ def returned(run, nets, last, data):
             "val_top1": 100 - last.F[on_front, 0],
         }
     )
-    return pd.concat([frame, pd.DataFrame(gathered(rows)), costs.reset_index(drop=True)], axis=1)
+    whole = pd.concat([frame, pd.DataFrame(gathered(rows)), costs.reset_index(drop=True)], axis=1)
+    for k, name in enumerate(run.names[1:], 1):
+        if objectives.column(name) not in whole:
+            whole[objectives.column(name)] = last.F[on_front, k] * OBJECTIVES[name].scale
+    return whole
 
 
 def tested(nets, arch, data, p, why):
@@ -701,7 +679,7 @@ def main(argv=None):
     parser = ArgumentParser(prog="python -m nat_lib.nat", description=main.__doc__.splitlines()[0])
     parser.add_argument("--profile", default="smoke", help="name or file of a profile")
     parser.add_argument("--supernet", required=True)
-    parser.add_argument("--phase", type=int, choices=PHASES, default=4)
+    parser.add_argument("--phase", type=int, choices=VERSIONS, default=4)
     parser.add_argument("--objectives", default="acc+macs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="outputs folder; default outputs/<profile>")

@@ -43,7 +43,7 @@ POSTED = 4  # the phase whose subnets are post-processed
 def draw_evolution():
     """From NAT to NATv2: what each experimental phase changes; unchanged settings pale (thesis
     Figure 6.2)."""
-    table = pd.DataFrame([v._asdict() for v in archive.PHASES.values()]).set_index("phase")
+    table = archive.as_frame(archive.VERSIONS)
     table["post"] = np.where(
         table.index == POSTED, "fine-tuned, alone or with exits", "stays as it is"
     )
