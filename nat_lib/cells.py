@@ -127,7 +127,7 @@ def compute(
     work  : does or resumes the work in the cell's folder, leaves its files there and returns the
             metrics
     reads : {name: path} of the files the numbers come from
-    drops : names of files that only a resumed run needs, besides state.pt
+    drops : names of files and folders that only a resumed run needs, besides state.pt
 
     The cell is locked meanwhile: another process that asks for it waits, and then reads the report.
     Of the processes of one torchrun the first writes; the others get {"metrics": ...} only.
@@ -143,7 +143,7 @@ def compute(
             return {"metrics": plain(metrics)}
         report = cell.finish(metrics, reads, seconds=before + time.perf_counter() - began)
         for name in (*TEMPORARY, *drops):
-            cell.path(name).unlink(missing_ok=True)
+            _remove(cell.path(name))
         return report
 
 
@@ -237,6 +237,12 @@ def _hash_in(folder: Path) -> str | None:
     except (Refusal, KeyError, TypeError):
         held = [p for p in folder.glob("*") if not p.name.startswith(".tmp-")]
         return "unknown" if held else None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _move(source: Path, target: Path) -> None:

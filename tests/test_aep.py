@@ -157,7 +157,6 @@ def test_networks_with_the_same_layers_share_one_baseline(tmp_path, data, monkey
     assert "pruned" not in metrics
     assert metrics["exits"] == [{"top1": metrics["test_top1"], "top5": metrics["test_top5"]}]
     assert {p.name for p in folder.iterdir()} == {
-        ".lock",
         "params.json",
         "report.json",
         "history.csv",
@@ -194,7 +193,6 @@ def test_the_report_tells_what_the_network_does(finished, data):
         and params["recipe"]["lr"] == 20e-4
     )
     assert {p.name for p in folder.iterdir()} == {
-        ".lock",
         "params.json",
         "report.json",
         "history.csv",

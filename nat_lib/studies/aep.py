@@ -190,10 +190,15 @@ def run(params, dataset, network, scenario, mode, seed, data, out):
             **{k: params[k] for k in ("hidden", "keep_stem", "ties", "aep_latency_runs")},
         },
     )
-    with cells.alone(cell) as mine:
-        if mine:
-            _study(cell, data, file(), params["workers"])
-    return cell.report()
+    if done := cell.report():
+        return done
+    weights = file()
+    return cells.compute(
+        cell,
+        lambda: _study(cell, data, weights, params["workers"]),
+        weights and {"start": weights},
+        drops=["epochs.json"],
+    )
 
 
 def _identity(params, network, size, seed, data):
@@ -242,16 +247,14 @@ def _start(params, dataset, network, scenario, size, seed, out):
 def _pretrain(cell, data, workers):
     """Train a baseline from scratch, or find it finished; returns the file of its weights.  No test
     image is read."""
-    with cells.alone(cell) as mine:
-        if mine:
-            p = cell.params
-            machine.seed_all(p["seed"])
-            network = backbones.build(
-                p["network"], p["n_classes"], single=True, channels=p["channels"]
-            )
-            history = train(cell, network, data, (1.0,), (1.0,), workers)
-            cell.finish(_summary(history), seconds=_seconds(history))
-            _forget(cell)
+
+    def work():
+        p = cell.params
+        machine.seed_all(p["seed"])
+        network = backbones.build(p["network"], p["n_classes"], single=True, channels=p["channels"])
+        return _summary(train(cell, network, data, (1.0,), (1.0,), workers))
+
+    cells.compute(cell, work, drops=["epochs.json"])
     return cell.path("best.safetensors")
 
 
@@ -273,7 +276,6 @@ def _study(cell, data, file, workers):
     loss_weights, votes = ((1.0,), (1.0,)) if single else exit_weights(p["mode"], len(exits))
     history = train(cell, network, data, loss_weights, votes, workers)
 
-    began = time.perf_counter()
     val = exit_outputs(network, data.eval_batches("val", size, batch_size))
     speed = {"latency": measured(network, p)._asdict()}
     if not single:
@@ -315,10 +317,7 @@ def _study(cell, data, file, workers):
         metrics["output_weights"] = compared(patterns, val, test)
         files.write_csv(cell.path("subsets.csv"), pruned.subsets)
         files.write_csv(cell.path("parts.csv"), table)
-    cell.finish(
-        metrics, file and {"start": file}, seconds=_seconds(history) + time.perf_counter() - began
-    )
-    _forget(cell)
+    return metrics
 
 
 def _weights(p, file):
@@ -338,19 +337,8 @@ def _summary(history):
     }
 
 
-def _seconds(history):
-    """Of all epochs, also those before a kill."""
-    return history[["seconds", "val_seconds"]].sum().sum()
-
-
 def _cost(network, p):
     return backbones.cost(network, p["image_size"], p["channels"])._asdict()
-
-
-def _forget(cell):
-    """Drop what only a killed run needs."""
-    for name in ("state.pt", "epochs.json"):
-        cell.path(name).unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------- training

@@ -9,7 +9,6 @@ Source: OFAv2, arXiv:2302.01888; thesis 5.1.2 to 5.3, Table 5.2.
 """
 
 import sys
-import time
 from itertools import islice
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from nat_lib import files, machine
+from nat_lib import cells, files, machine
 from nat_lib.arch import Space
 from nat_lib.cells import Cell, open_cell
 from nat_lib.cost import count
@@ -317,16 +316,19 @@ def run_phase(link, data, workers=0):
 
     workers : threads that prepare batches ahead; the numbers do not depend on it
     """
-    done = link.cell.report()
-    if done:
-        return done
+    read = {"parent": link.parent.path("best.safetensors")} if link.parent else {}
+    return cells.compute(link.cell, lambda: _phase(link, data, workers), read)
+
+
+def _phase(link, data, workers):
+    """Train one phase and score what it leaves; returns the metrics of its report."""
     params, recipe, phase, space = (
         link.cell.params,
         link.cell.params["recipe"],
         link.phase,
         link.space,
     )
-    began, device = time.perf_counter(), data.device
+    device = data.device
     machine.seed_all(params["seed"])
     choices, weights = (
         choices_after(space, phase),
@@ -370,7 +372,8 @@ def run_phase(link, data, workers=0):
     trained.load_state_dict(best)
     grid, full = report_grid(net, link, data, weights)
     top = grid.loc[grid.top1.idxmax()]
-    metrics = {
+    write(link.cell, "grid.csv", grid)
+    return {
         "grid": {
             "avg": grid.top1.mean(),
             "best": top.top1,
@@ -390,13 +393,6 @@ def run_phase(link, data, workers=0):
         else {"ensemble_top1": quality.top1[0], "exit_top1": quality.top1[1:].tolist()},
         "seconds": history.seconds.sum(),
     }
-    if ranks()[0] > 0:
-        return {"metrics": metrics}
-    write(link.cell, "grid.csv", grid)
-    read = {"parent": link.parent.path("best.safetensors")} if link.parent else {}
-    report = link.cell.finish(metrics, read, seconds=time.perf_counter() - began)
-    link.cell.path("state.pt").unlink(missing_ok=True)
-    return report
 
 
 def write(cell, name, frame):

@@ -4,7 +4,6 @@ after it.
 Source: thesis 6.2.2 and 6.3.1 (predictors), 6.1.5, 6.2.4 and 6.3.2 (post-processing).
 """
 
-import shutil
 from dataclasses import replace
 from functools import partial
 from itertools import islice, product
@@ -16,7 +15,7 @@ from torch import nn
 
 from nat_lib import cells, files, machine
 from nat_lib.arch import Space
-from nat_lib.cells import Cell, open_cell
+from nat_lib.cells import open_cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import recalibrate, score
@@ -111,35 +110,33 @@ def run_posts(params, kind, supernet, phase, text, seed, data, out):
                 "data": eps.identity(data),
             },
         )
-        with cells.alone(tuned) as mine:
-            if mine:
-                post_process(
-                    nets,
-                    arch,
-                    data,
-                    method,
-                    optimizer,
-                    lr,
-                    weights,
-                    budget,
-                    tuned,
-                    seed,
-                    {k: row[k] for k in ORIGINAL},
-                )
-        reports.append(tuned.report())
+        reports.append(
+            post_process(
+                nets,
+                arch,
+                data,
+                method,
+                optimizer,
+                lr,
+                weights,
+                budget,
+                tuned,
+                seed,
+                {k: row[k] for k in ORIGINAL},
+            )
+        )
     return reports
 
 
 def finished_search(out, dataset, supernet, phase, text, seed):
-    """The finished cell of a search under `out`: `runs.Cell`."""
+    """The finished cell of a search under `out`: `Cell`."""
     names = "+".join(objectives.names(text))
-    folder = out / searches.STUDY / searches.cell_name(dataset, supernet, phase, names, seed)
-    if not (folder / "report.json").exists():
-        raise Refusal(
-            f"{folder} is not there or not finished: run notebook 04 with these parameters first"
-        )
-    report = files.read_json(folder / "report.json")
-    return Cell(folder, searches.STUDY, report["name"], report["params"])
+    return cells.finished(
+        out,
+        searches.STUDY,
+        searches.cell_name(dataset, supernet, phase, names, seed),
+        "run notebook 04 with these parameters first",
+    )
 
 
 def post_selected(params, kind):
@@ -217,9 +214,13 @@ def post_process(
                 test_top5, test_loss, best_epoch (the length of stage 2), epochs (of stage 1),
                 params, macs, macs_tp, n_test
     """
-    done = cell.report()
-    if done:
-        return done
+    work = partial(
+        _tuned, net, arch, data, method, optimizer, lr, weights, budget, cell, seed, original
+    )
+    return cells.compute(cell, work, drops=["stage1", "stage2"])
+
+
+def _tuned(net, arch, data, method, optimizer, lr, weights, budget, cell, seed, original):
     kept, loss_weights, votes = attached(net.space, arch, method, weights)
     for what, value, legal in (
         ("optimizer", optimizer, OPTIMIZERS),
@@ -283,26 +284,20 @@ def post_process(
         cell.path("stage2.csv"), stage2.drop(columns=["val_loss", "val_top1", "is_best"])
     )
     cost = count([arch], net.space, net.n_classes, exits=kept).iloc[0]
-    report = cell.finish(
-        {
-            "original": original,
-            "before": {"val_top1": before},
-            "after": {
-                "val_top1": stage1.val_top1.max(),
-                "test_top1": test.top1,
-                "test_top5": test.top5,
-                "test_loss": test.loss,
-            },
-            "best_epoch": best_epoch,
-            "epochs": len(stage1),
-            **{k: int(v) for k, v in cost.items()},
-            "n_test": len(data.rows["test"]),
+    return {
+        "original": original,
+        "before": {"val_top1": before},
+        "after": {
+            "val_top1": stage1.val_top1.max(),
+            "test_top1": test.top1,
+            "test_top5": test.top5,
+            "test_loss": test.loss,
         },
-        seconds=stage1.seconds.sum() + stage2.seconds.sum(),
-    )
-    for stage in ("stage1", "stage2"):
-        shutil.rmtree(cell.path(stage))
-    return report
+        "best_epoch": best_epoch,
+        "epochs": len(stage1),
+        **{k: int(v) for k, v in cost.items()},
+        "n_test": len(data.rows["test"]),
+    }
 
 
 def attached(space, arch, method, weights):

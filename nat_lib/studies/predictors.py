@@ -44,9 +44,11 @@ def run_predictors(params, supernet, seed, data, out):
     }
     home = f"{data.name}/{supernet}_s{seed}"
     scored = open_cell(out, STUDY, f"{home}/scores", common)
-    with cells.alone(scored) as mine:
-        if mine:
-            _score(scored, space, warm, data, batch_size)
+    cells.compute(
+        scored,
+        lambda: _score(scored, space, warm, data, batch_size),
+        {"start": warm["supernets"].path("best.safetensors")},
+    )
     fits = open_cell(
         out,
         STUDY,
@@ -59,14 +61,11 @@ def run_predictors(params, supernet, seed, data, out):
             "threads": params["threads"],
         },
     )
-    with cells.alone(fits) as mine:
-        if mine:
-            _fit(fits, space, pd.read_csv(scored.path("scores.csv")))
-    return fits.report()
+    return cells.compute(fits, lambda: _fit(fits, space, pd.read_csv(scored.path("scores.csv"))))
 
 
 def _score(cell, space, warm, data, batch_size):
-    began, p = time.perf_counter(), cell.params
+    p = cell.params
     nets = warmup.warmed_up(space, warm).to(data.device)
     X_test, trainings = draw_study(space, p["sizes"], p["repeats"], p["n_test"], p["draw_seed"])
     sets = [("test", 0, 0, X_test), *(("train", size, repeat, X) for size, repeat, X in trainings)]
@@ -86,15 +85,11 @@ def _score(cell, space, warm, data, batch_size):
         for (kind, size, repeat, X), end in zip(sets, ends, strict=True)
     ]
     files.write_csv(cell.path("scores.csv"), pd.concat(frames))
-    cell.finish(
-        {"scored": len(errors), "mean_error": errors.mean(), "sd_error": errors.std()},
-        {"start": warm["supernets"].path("best.safetensors")},
-        seconds=time.perf_counter() - began,
-    )
+    return {"scored": len(errors), "mean_error": errors.mean(), "sd_error": errors.std()}
 
 
 def _fit(cell, space, scored):
-    began, p = time.perf_counter(), cell.params
+    p = cell.params
 
     def part(rows):
         return searches.genotypes(rows.code), rows.error.to_numpy()
@@ -111,10 +106,8 @@ def _fit(cell, space, scored):
     best = (
         fits[fits["size"] == fits["size"].max()].groupby(["predictor", "encoding"]).spearman.mean()
     )
-    cell.finish(
-        {"fits": len(fits), "spearman": {f"{k}/{e}": v for (k, e), v in best.items()}},
-        seconds=time.perf_counter() - began,
-    )
+    return {"fits": len(fits), "spearman": {f"{k}/{e}": v for (k, e), v in best.items()}}
+
 
 
 def draw_study(space, sizes, repeats, n_test, seed=420):

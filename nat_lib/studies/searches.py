@@ -301,14 +301,14 @@ def block_table(space, n_classes, device, out):
             },
         )
         path = cell.path("table.json")
-        with cells.alone(cell) as mine:
-            if mine:
-                table = build_table(space, n_classes, device)
-                save_table(path, table)
-                files.write_csv(cell.path("check.csv"), table.check)
-                cell.finish(
-                    {"error": table.error._asdict(), "rows": len(table.rows)}, seconds=table.seconds
-                )
+
+        def work():
+            table = build_table(space, n_classes, device)
+            save_table(path, table)
+            files.write_csv(cell.path("check.csv"), table.check)
+            return {"error": table.error._asdict(), "rows": len(table.rows)}
+
+        cells.compute(cell, work)
     return load_table(path, space, n_classes)
 
 
@@ -318,16 +318,16 @@ def block_table(space, n_classes, device, out):
 def run_search(params, supernet, phase, text, seed, data, out):
     """Search (or find finished); returns the report of the cell.  Thesis Alg. 3.2 and 6.2."""
     run, warm = settle(params, supernet, phase, text, seed, data, out)
-    if not run.cell.report():
-        with cells.alone(run.cell) as mine:
-            if mine:
-                _search(run, warm, data, params["workers"], params["fit_processes"], out)
-    return run.cell.report()
+    return cells.compute(
+        run.cell,
+        lambda: _search(run, warm, data, params["workers"], params["fit_processes"], out),
+        {"start": warm["supernets"].path("best.safetensors")},
+    )
 
 
 def _search(run, warm, data, workers, processes, out):
     cell, p, space, version = run.cell, run.cell.params, run.space, run.version
-    recipe, seed, began = p["recipe"], p["seed"], time.perf_counter()
+    recipe, seed = p["recipe"], p["seed"]
     machine.seed_all(seed)
     nets = warmup.warmed_up(space, warm).to(data.device)
     teacher = warmup.make_teacher(space, warm, recipe["exit_weights"], data.device)
@@ -441,32 +441,21 @@ def _search(run, warm, data, workers, processes, out):
         done.append(step)
         started, noted = time.perf_counter(), {}
     subnets = returned(run, nets, done[-1], data)
-    if ranks()[0] == 0:
-        _finish(run, warm, nets, done, subnets, len(memory.known), len(data.rows["test"]), began)
-
-
-def _finish(run, warm, nets, done, subnets, evaluations, n_test, began):
-    """Leave the last weights, the tables and the report; what only a resumed search needs goes."""
-    cell = run.cell
-    files.save_weights(cell.path("supernets.safetensors"), nets.state_dict())
     frames = tables(run, len(done))
-    for name, frame in {**frames, "subnets": subnets}.items():
-        files.write_csv(cell.path(f"{name}.csv"), frame)
-    cell.finish(
-        {
-            "hypervolume": [step.hypervolume for step in done],
-            "reference": done[-1].reference,
-            "front": len(subnets),
-            "best_top1": subnets.val_top1.max(),
-            "evaluations": evaluations,
-            "n_test": n_test,
-            "seconds": frames["iterations"].seconds.sum(),
-            "latency": cell.params["latency"] if "latency" in run.names else None,
-        },
-        {"start": warm["supernets"].path("best.safetensors")},
-        seconds=time.perf_counter() - began,
-    )
-    cell.path("state.pt").unlink(missing_ok=True)
+    if ranks()[0] == 0:
+        files.save_weights(cell.path("supernets.safetensors"), nets.state_dict())
+        for name, frame in {**frames, "subnets": subnets}.items():
+            files.write_csv(cell.path(f"{name}.csv"), frame)
+    return {
+        "hypervolume": [step.hypervolume for step in done],
+        "reference": done[-1].reference,
+        "front": len(subnets),
+        "best_top1": subnets.val_top1.max(),
+        "evaluations": len(memory.known),
+        "n_test": len(data.rows["test"]),
+        "seconds": frames["iterations"].seconds.sum(),
+        "latency": p["latency"] if "latency" in run.names else None,
+    }
 
 
 def _weights(nets, cell):

@@ -7,7 +7,7 @@ subnets drawn from what the search has found.
 Source: NAT, arXiv:2005.05859; NATv2, arXiv:2307.00960; thesis 3.3.3, 3.3.4 and 6.1.2.
 """
 
-import time
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import nn
 
 from nat_lib import files, machine
 from nat_lib.arch import EXPANDS
-from nat_lib.cells import Cell, alone, open_cell
+from nat_lib.cells import compute, finished, open_cell
 from nat_lib.curricula import phases_for
 from nat_lib.distill import Teacher, soft_cross_entropy
 from nat_lib.distributed import first_rank_first, gathered, ranks
@@ -44,16 +44,15 @@ GRID_SEED = 937162211
 
 def trained_cell(out, dataset, space, width, teacher, seed):
     """The finished last phase of a supernet that extended progressive shrinking left under `out`:
-    `runs.Cell`."""
+    `Cell`."""
     last = phases_for(space)[-1].name
-    folder = out / SHRINKING / dataset / f"{space.name}_w{width}_s{seed}" / f"{teacher}-{last}"
-    if not (folder / "report.json").exists():
-        raise Refusal(
-            f"{space.name} at width {width} was not trained on {dataset} with the {teacher} teacher and seed "
-            f"{seed}: list it under `supernets` in the profile and run notebook 02 first"
-        )
-    report = files.read_json(folder / "report.json")
-    return Cell(folder, SHRINKING, report["name"], report["params"])
+    return finished(
+        out,
+        SHRINKING,
+        f"{dataset}/{space.name}_w{width}_s{seed}/{teacher}-{last}",
+        f"{space.name} at width {width} was not trained on {dataset} with the {teacher} teacher "
+        f"and seed {seed}; list it under `supernets` in the profile and run notebook 02 first",
+    )
 
 
 def trained_supernet(cell, space):
@@ -154,18 +153,22 @@ def warm_up(space, sources, teacher, seed, data, values, out, workers=0):
     """
     cells = warm_up_cells(space, sources, teacher, seed, data, values, out)
     for width in space.widths:
-        if not cells[width].report():
-            with alone(cells[width]) as mine:
-                mine and _maximal(space, sources[width], cells[width], seed, data, workers)
-    if not cells["supernets"].report():
-        with alone(cells["supernets"]) as mine:
-            mine and _supernets(space, sources, cells, seed, data, workers)
+        compute(
+            cells[width],
+            partial(_maximal, space, sources[width], cells[width], seed, data, workers),
+            {"source": sources[width].path("best.safetensors")},
+        )
+    compute(
+        cells["supernets"],
+        partial(_supernets, space, sources, cells, seed, data, workers),
+        {f"w{w}": cells[w].path("best.safetensors") for w in space.widths},
+    )
     return cells
 
 
 def _maximal(space, source, cell, seed, data, workers):
     """Fine-tune the maximal network of one width on the new classes, all exits jointly."""
-    began, recipe = time.perf_counter(), cell.params["recipe"]
+    recipe = cell.params["recipe"]
     machine.seed_all(seed)
     net = new_classifiers(trained_supernet(source, space), data.n_classes, seed).to(data.device)
     weights = supernet_weights(recipe["exit_weights"], len(space.exits))
@@ -196,12 +199,7 @@ def _maximal(space, source, cell, seed, data, workers):
         cell,
         say=cell.name,
     )
-    finish(
-        cell,
-        {"val_top1": history.val_top1.max(), "epochs": len(history)},
-        {"source": source.path("best.safetensors")},
-        began,
-    )
+    return {"val_top1": history.val_top1.max(), "epochs": len(history)}
 
 
 def new_classifiers(net, n_classes, seed):
@@ -258,7 +256,7 @@ def _supernets(space, sources, cells, seed, data, workers):
     """Train all supernets together: per batch four subnets sampled from the search space, with
     distillation."""
     cell = cells["supernets"]
-    began, recipe = time.perf_counter(), cell.params["recipe"]
+    recipe = cell.params["recipe"]
     machine.seed_all(seed)
     nets = started(space, sources, cells, seed, recipe["carry_kernel_transforms"]).to(data.device)
     teacher = make_teacher(space, cells, recipe["exit_weights"], data.device)
@@ -276,18 +274,7 @@ def _supernets(space, sources, cells, seed, data, workers):
         say=cell.name,
         every=REPORT_EVERY,
     )
-    finish(
-        cell,
-        {"val_top1": history.val_top1.max(), "epochs": len(history)},
-        {f"w{w}": cells[w].path("best.safetensors") for w in space.widths},
-        began,
-    )
-
-
-def finish(cell, metrics, reads, began):
-    if ranks()[0] == 0:
-        cell.finish(metrics, reads, seconds=time.perf_counter() - began)
-        cell.path("state.pt").unlink(missing_ok=True)
+    return {"val_top1": history.val_top1.max(), "epochs": len(history)}
 
 
 def warmed_up(space, cells):
