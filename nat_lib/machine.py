@@ -27,6 +27,7 @@ PACKAGES = (
     "lightgbm",
     "safetensors",
 )
+_began = time.perf_counter()
 
 
 # --------------------------------------------------------------------------------------- randomness
@@ -75,13 +76,21 @@ def set_rng_state(state):
 
 
 def start(threads=None, seed=0):
-    """First call of a notebook: threads torch may use (None: as the environment says) and the
-    global seed."""
+    """First call of a notebook: threads torch may use (None: as the environment says), the global
+    seed, and the clock of `elapsed`."""
     import torch
+
+    global _began
+    _began = time.perf_counter()
 
     if threads:
         torch.set_num_threads(threads)
     seed_all(seed)
+
+
+def elapsed():
+    """Seconds since `start`."""
+    return time.perf_counter() - _began
 
 
 # ------------------------------------------------------------------------------- what the user sees
