@@ -3,9 +3,11 @@
 A cell (study, supernet, width, teacher, data set, seed, ...) lives in
 `outputs/<profile>/<study>/<name>/` and is finished when `report.json`, always written last, carries
 the hash of its parameters. A study opens a cell (`open_cell`) and hands its work to `compute`;
-whoever only reads asks for `finished`.
+whoever only reads asks for `finished`. A cell also knows the code that made it: after a change of
+what a study computes its cells are made anew (`stale`).
 """
 
+import glob
 import os
 import re
 import shutil
@@ -19,6 +21,7 @@ from typing import Any
 from nat_lib.errors import Refusal
 from nat_lib.files import append_text, hash_of, locked, plain, read_json, sha256_of, write_json
 from nat_lib.machine import environment
+from nat_lib.science import changes, definitions, science
 
 OPENING = 10.0  # seconds to wait for another process that opens the same cell
 TEMPORARY = ("state.pt", "attempts.json")  # what only an unfinished cell needs
@@ -34,6 +37,7 @@ class Cell:
     study: str
     name: str
     params: dict[str, Any]
+    code: str = ""  # the module whose science made it; "": nothing depends on the code
 
     @property
     def hash(self) -> str:
@@ -72,6 +76,7 @@ class Cell:
             "study": self.study,
             "name": self.name,
             "hash": self.hash,
+            "code": self.code and {"module": self.code, "version": science(self.code)},
             "params": self.params,
             "metrics": metrics,
             "seed": self.params.get("seed"),
@@ -86,27 +91,31 @@ class Cell:
         return plain(report)
 
 
-def open_cell(out: str | Path, study: str, name: str, params: Mapping[str, Any]) -> Cell:
+def open_cell(
+    out: str | Path, study: str, name: str, params: Mapping[str, Any], code: str = ""
+) -> Cell:
     """The cell `name` of a study under the folder `out`, ready to be worked in; its folder exists
     afterwards.
 
-    What lies there from other parameters is never resumed: it moves to `out/.other/` under its own
-    hash, and moves back when its parameters are asked for again, so that trying another value loses
-    no finished work. A cell in which another process works at this moment with other parameters is
-    a Refusal.
+    code : `__name__` of the study, whose science the numbers depend on
+
+    What lies there from other parameters or other code is never resumed: it moves to `out/.other/`
+    under its own hash, and moves back when its parameters are asked for again, so that trying
+    another value loses no finished work. A cell in which another process works at this moment with
+    other parameters is a Refusal.
     """
-    cell = Cell(Path(out) / study / name, study, name, plain(params))
+    cell = Cell(Path(out) / study / name, study, name, plain(params), code)
     for path in (cell.folder, *cell.folder.parents):
         if path.exists() and not path.is_dir():
             raise Refusal(f"{path} is a file where a folder should be: move it away")
     for name in ("params.json", "report.json"):
         if cell.path(name).is_dir():
             raise Refusal(f"{cell.path(name)} is a folder where a file should be: move it away")
-    if _first_rank() and not cell.report():
-        with locked(_lock(cell), OPENING if _hash_in(cell.folder) != cell.hash else 0.0) as held:
+    if _first_rank() and not (cell.report() and _fits(cell.folder, cell)):
+        with locked(_lock(cell), 0.0 if _fits(cell.folder, cell) else OPENING) as held:
             if held:
                 _settle(cell)
-            elif _hash_in(cell.folder) != cell.hash:
+            elif not _fits(cell.folder, cell):
                 raise Refusal(
                     f"another process works in {cell.folder} with other parameters: wait for it, "
                     "stop it, or choose another --out"
@@ -171,7 +180,9 @@ def finished(out: str | Path, study: str, name: str, remedy: str) -> Cell:
     folder = Path(out) / study / name
     if not (folder / "report.json").exists():
         raise Refusal(f"{folder} is not there or not finished: {remedy}")
-    return Cell(folder, study, name, read_report(folder)["params"])
+    report = read_report(folder)
+    code = report.get("code") or {}
+    return Cell(folder, study, name, report["params"], code.get("module", ""))
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -185,6 +196,13 @@ def read_report(folder: Path) -> dict[str, Any]:
     if not whole:
         raise Refusal(f"{path} is damaged: delete it and run again, the cell is finished anew")
     return report
+
+
+def stale(folder: str | Path) -> str:
+    """Why the code that made the cell in `folder` is not the present code, such as "studies/eps.py:
+    elastic_losses; train.py: fit"; "" if it is, or if nothing in the cell depends on the code."""
+    code = _made_with(Path(folder)).get("code") or {}
+    return _changed(Path(folder), code.get("module", ""))
 
 
 # ------------------------------------------------------------------------------ folders of cells
@@ -203,18 +221,17 @@ def _settle(cell: Cell) -> None:
     """Make the folder that of the cell's parameters, and clear what killed writers left in it.
     Needs the lock."""
     attic = cell.out / ".other" / cell.study
-    found = _hash_in(cell.folder)
-    if found != cell.hash:
-        if found:
-            _move(cell.folder, attic / f"{cell.name}@{found}")
-        kept = attic / f"{cell.name}@{cell.hash}"
-        if kept.exists():
-            _move(kept, cell.folder)
+    if not _fits(cell.folder, cell):
+        made = _made_with(cell.folder)
+        if any(not p.name.startswith(".tmp-") for p in cell.folder.glob("*")):
+            version = (made.get("code") or {}).get("version", "")
+            _move(cell.folder, attic / f"{cell.name}@{made.get('hash', 'unknown')}{version}")
+        kept = glob.glob(f"{glob.escape(str(attic / cell.name))}@{cell.hash}*")
+        usable = [path for path in map(Path, kept) if _fits(path, cell)]
+        if usable:
+            _move(usable[0], cell.folder)
         else:
-            write_json(
-                cell.path("params.json"),
-                {"hash": cell.hash, "study": cell.study, "name": cell.name, "params": cell.params},
-            )
+            _begin(cell)
     for leftover in cell.folder.glob(".tmp-*"):
         if not _alive(leftover):
             leftover.unlink(missing_ok=True)
@@ -229,14 +246,49 @@ def _alive(temporary: Path) -> bool:
     return False
 
 
-def _hash_in(folder: Path) -> str | None:
-    """Hash of the parameters a folder was made with; "unknown" if it holds files without saying;
-    None if empty."""
+def _begin(cell: Cell) -> None:
+    """Say in params.json what the folder is for."""
+    if cell.code:
+        details = cell.out / ".code" / f"{science(cell.code)}.json"
+        if not details.exists():
+            write_json(details, definitions(cell.code))
+    made = {
+        "hash": cell.hash,
+        "study": cell.study,
+        "name": cell.name,
+        "code": cell.code and {"module": cell.code, "version": science(cell.code)},
+        "params": cell.params,
+    }
+    write_json(cell.path("params.json"), made)
+
+
+def _made_with(folder: Path) -> dict[str, Any]:
+    """params.json of a folder; {} if there is none."""
     try:
-        return str(read_json(folder / "params.json")["hash"])
-    except (Refusal, KeyError, TypeError):
-        held = [p for p in folder.glob("*") if not p.name.startswith(".tmp-")]
-        return "unknown" if held else None
+        made = read_json(folder / "params.json")
+    except Refusal:
+        return {}
+    return made if isinstance(made, dict) else {}
+
+
+def _fits(folder: Path, cell: Cell) -> bool:
+    """Whether what lies in a folder is of the cell's parameters and of the present code."""
+    return _made_with(folder).get("hash") == cell.hash and not _changed(folder, cell.code)
+
+
+def _changed(folder: Path, module: str) -> str:
+    """What changed of the code of `module` since the folder was begun; "" if nothing did."""
+    version = (_made_with(folder).get("code") or {}).get("version")
+    if not module or version == science(module):
+        return ""
+    out = next((p for p in folder.absolute().parents if (p / ".code").is_dir()), folder)
+    try:
+        then = read_json(out / ".code" / f"{version}.json")
+    except Refusal:
+        then = None
+    if hash_of(then) != version:
+        return "the code that made it is not known"
+    return "; ".join(changes(then, module))
 
 
 def _remove(path: Path) -> None:

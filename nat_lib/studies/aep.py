@@ -189,6 +189,7 @@ def run(params, dataset, network, scenario, mode, seed, data, out):
             **start,
             **{k: params[k] for k in ("hidden", "keep_stem", "ties", "aep_latency_runs")},
         },
+        __name__,
     )
     if done := cell.report():
         return done
@@ -238,6 +239,7 @@ def _start(params, dataset, network, scenario, size, seed, out):
         PRETRAINING,
         f"{data.name}/{network}_{size}px_s{seed}",
         _identity(params, network, size, seed, data),
+        __name__,
     )
     return {"proxy": True, "pretrained_on": data.name, "start": cell.hash}, lambda: _pretrain(
         cell, data, params["workers"]

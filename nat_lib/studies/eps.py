@@ -211,7 +211,11 @@ def chain(params, supernet, width, teacher, seed, data, out):
         }
         with first_rank_first():
             cell = open_cell(
-                out, STUDY, f"{data.name}/{supernet}_w{width}_s{seed}/{mode}-{phase.name}", values
+                out,
+                STUDY,
+                f"{data.name}/{supernet}_w{width}_s{seed}/{mode}-{phase.name}",
+                values,
+                __name__,
             )
         links.append(
             Link(phase, space, width, cell, parent, origin and origin.cell, origin and origin.phase)

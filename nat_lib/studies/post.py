@@ -109,6 +109,7 @@ def run_posts(params, kind, supernet, phase, text, seed, data, out):
                 "budget": {k: v for k, v in budget._asdict().items() if k != "workers"},
                 "data": eps.identity(data),
             },
+            __name__,
         )
         reports.append(
             post_process(

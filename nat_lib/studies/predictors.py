@@ -43,7 +43,7 @@ def run_predictors(params, supernet, seed, data, out):
         "eval_batch_size": batch_size,
     }
     home = f"{data.name}/{supernet}_s{seed}"
-    scored = open_cell(out, STUDY, f"{home}/scores", common)
+    scored = open_cell(out, STUDY, f"{home}/scores", common, __name__)
     cells.compute(
         scored,
         lambda: _score(scored, space, warm, data, batch_size),
@@ -60,6 +60,7 @@ def run_predictors(params, supernet, seed, data, out):
             "encodings": params["encodings"],
             "threads": params["threads"],
         },
+        __name__,
     )
     return cells.compute(fits, lambda: _fit(fits, space, pd.read_csv(scored.path("scores.csv"))))
 

@@ -183,8 +183,8 @@ def settle(params, supernet, phase, text, seed, data, out):
         values["strategy"] = strategy
     name = cell_name(data.name, supernet, phase, "+".join(names), seed, strategy)
     with first_rank_first():
-        cell = open_cell(out, STUDY, name, values)
-    return Search(cell, space, data.n_classes, names, version, budget, strategy), warm
+        cell = open_cell(out, STUDY, name, values, __name__)
+    return Search(cell, space, data.n_classes, names, version, budget, sources), warm
 
 
 # -------------------------------------------------------------------------------------- evaluations
@@ -299,6 +299,7 @@ def block_table(space, n_classes, device, out):
                 "device": str(device),
                 "threads": torch.get_num_threads(),
             },
+            "nat_lib.latency",
         )
         path = cell.path("table.json")
 

@@ -132,7 +132,11 @@ def warm_up_cells(space, sources, teacher, seed, data, values, out):
     with first_rank_first():
         cells = {
             w: open_cell(
-                out, STUDY, f"{home}/w{w}", {**common, "width": w, "source": sources[w].hash}
+                out,
+                STUDY,
+                f"{home}/w{w}",
+                {**common, "width": w, "source": sources[w].hash},
+                __name__,
             )
             for w in space.widths
         }
@@ -141,6 +145,7 @@ def warm_up_cells(space, sources, teacher, seed, data, values, out):
             STUDY,
             f"{home}/supernets",
             {**common, "maximal": [cells[w].hash for w in space.widths]},
+            __name__,
         )
     return cells
 
