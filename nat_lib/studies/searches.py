@@ -184,7 +184,7 @@ def settle(params, supernet, phase, text, seed, data, out):
     name = cell_name(data.name, supernet, phase, "+".join(names), seed, strategy)
     with first_rank_first():
         cell = open_cell(out, STUDY, name, values, __name__)
-    return Search(cell, space, data.n_classes, names, version, budget, sources), warm
+    return Search(cell, space, data.n_classes, names, version, budget, strategy), warm
 
 
 # -------------------------------------------------------------------------------------- evaluations
