@@ -41,15 +41,24 @@ def phases_for(space):
     return [p for p in PHASES if p.opens is None or len(getattr(space.choices, p.opens)) > 1]
 
 
+def opened(space, phase):
+    """The values that a phase opens in a space: as many of the largest as in Table 5.2 (of the
+    levels those with several branches), and all of them in the last phase of its kind."""
+    legal = getattr(space.choices, phase.opens)
+    if phase == [p for p in PHASES if p.opens == phase.opens][-1]:
+        return legal
+    if phase.opens == "level":
+        return tuple(code for code in legal if code.bit_count() > 1)
+    return legal[-len(phase.values) :]
+
+
 def choices_after(space, phase):
     """What a subnet may choose once `phase` has opened its values: all later kinds stay at their
     maximum."""
     choices = space.choices._make((max(values),) for values in space.choices)
     for p in phases_for(space):
         if p.opens:
-            choices = choices._replace(
-                **{p.opens: tuple(v for v in p.values if v in getattr(space.choices, p.opens))}
-            )
+            choices = choices._replace(**{p.opens: opened(space, p)})
         if p == phase:
             return choices
     raise Refusal(

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from nat_lib.arch import se_hidden
+from nat_lib.blocks import se_hidden
 
 
 def crop(weight, size):
@@ -24,15 +24,15 @@ def crop(weight, size):
 def kernel_view(weight, size, matrices):
     """The depthwise kernel of a subnet: (C, 1, 7, 7) -> (C, 1, size, size).
 
-    matrices : {"5": (25, 25), "3": (9, 9)}, applied one after the other from 7 down to `size`: each
-               step crops the centre and multiplies the flattened taps.  Identity matrices make it
-               the plain centre crop.
+    matrices : {"5": (25, 25), "3": (9, 9)}, applied one after the other from 7 down to `size`:
+               each step crops the centre and multiplies the flattened taps.  Identity
+               matrices make it the plain centre crop.
     Source   : Once-for-All, arXiv:1908.09791 (kernel transformation); thesis 3.2.2.
     """
-    for step in ("5", "3"):
+    for step in sorted(map(int, matrices), reverse=True):
         if weight.shape[-1] > size:
-            taps = crop(weight, int(step)).flatten(1)  # (C, size^2)
-            weight = F.linear(taps, matrices[step]).view(len(weight), 1, int(step), int(step))
+            taps = crop(weight, step).flatten(1)  # (C, step^2)
+            weight = F.linear(taps, matrices[str(step)]).view(len(weight), 1, step, step)
     return weight
 
 
@@ -174,6 +174,11 @@ def first(tensor, n):
     """The first n rows; the tensor itself if it has no more: the gradient of a slice is a full-size
     copy."""
     return tensor if len(tensor) == n else tensor[:n]
+
+
+def leading(weight, n):
+    """The first n input channels of a convolution's weight; the tensor itself if it has no more."""
+    return weight if weight.shape[1] == n else weight[:, :n]
 
 
 def batch_norm(bn, x):

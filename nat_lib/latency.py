@@ -30,16 +30,17 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
-from nat_lib.arch import IRB, POINTWISE, TRANSFORM, Space
+from nat_lib.arch import Space
+from nat_lib.blocks import active, elastic_bits
 from nat_lib.errors import Refusal
 from nat_lib.files import hash_of, read_json, write_json
+from nat_lib.genotypes import as_text
 from nat_lib.machine import cpu_name, progress
 from nat_lib.supernet import Network, with_width
 
 FORMAT = 1  # of the file
 WARMUP, RUNS = 100, 100  # forwards of the thesis
 KEY = ["width", "resolution", "stage", "block", "part", "kernel", "expand"]
-BRANCHES = {IRB: "irb", POINTWISE: "pointwise", TRANSFORM: "transform"}
 FRAMES = ("rows", "calibration", "fitted", "check")
 TYPICAL, ROBUST = 50, 25  # percentiles: of `measure`, of a table
 
@@ -71,7 +72,8 @@ def measure(network, resolution, warmup=WARMUP, runs=RUNS, threads=None):
     """
     if runs < 1 or warmup < 0:
         raise Refusal(
-            f"latency of {runs} runs after a warm-up of {warmup}: give at least one run, and 0 or more"
+            f"latency of {runs} runs after a warm-up of {warmup}: give at least one run, and 0 "
+            "or more"
         )
     device = next(network.parameters()).device
     with _evaluating(network), _using(threads):
@@ -204,25 +206,15 @@ def _entries(space, rows):
     """ms of the stem (R * W,), of the exits (R * W, S) and of every code in every slot (R * W, 4 S,
     M + 1)."""
     ms = rows.set_index(KEY).ms.to_dict()
+    stages, codes = range(1, space.n_stages + 1), space.code_table[1:].tolist()
     stem, exits, blocks = [], [], []
     for r, w in product(space.resolutions, space.widths):
         stem.append(ms[w, r, 0, "", "stem", 0, 0])
-        exits.append(
-            [
-                ms[w, r, s, "", "exit", 0, 0] if s in space.exits else 0.0
-                for s in range(1, space.n_stages + 1)
-            ]
-        )
+        exits.append([ms.get((w, r, s, "", "exit", 0, 0), 0.0) for s in stages])
         blocks.append(
             [
-                [
-                    0.0,
-                    *(
-                        _block(ms, (w, r, s), b, code, space.dense)
-                        for code in space.code_table[1:].tolist()
-                    ),
-                ]
-                for s in range(1, space.n_stages + 1)
+                [0.0, *(_block(ms, (w, r, s), b, code, space.dense) for code in codes)]
+                for s in stages
                 for b in range(space.slots)
             ]
         )
@@ -233,15 +225,16 @@ def _block(ms, place, b, code, dense):
     """ms of block b (from 0) of a stage: its branches, the sums that join them, and those of the
     dense skips behind."""
     kernel, expand, level = code
-    branches = [
-        ms[*place, "other" if b else "first", part, *((kernel, expand) if bit == IRB else (0, 0))]
-        for bit, part in BRANCHES.items()
-        if level & bit
-    ]
-    sums = (
-        len(branches) - 1 + (max(b - 1, 0) if dense else 0)
-    )  # block b gets y_1 ... y_(b - 1) on top
+    which = "other" if b else "first"
+    branches = [ms[*place, which, *_key(*found, kernel, expand)] for found in active(level)]
+    skips = max(b - 1, 0) if dense else 0  # block b gets y_1 ... y_(b - 1) on top
+    sums = len(branches) - 1 + skips
     return sum(branches) + (sums * ms[*place, "", "sum", 0, 0] if sums else 0.0)
+
+
+def _key(name, branch, kernel, expand):
+    """The end of a branch's key in the rows: 0, 0 where kernel and expansion do not matter."""
+    return (name, kernel, expand) if branch.elastic else (name, 0, 0)
 
 
 def _exits(space, X):
@@ -272,8 +265,8 @@ def _calibrate(known, exits, sums, measured):
     *intercepts, slope = np.linalg.lstsq(columns, np.ones(len(sums)))[0].tolist()
     if slope <= 0:
         raise Refusal(
-            "whole networks were not slower where the sums of their blocks are larger: the machine is too "
-            "busy to measure latency; try again, or with more runs and rounds"
+            "whole networks were not slower where the sums of their blocks are larger: the machine "
+            "is too busy to measure latency; try again, or with more runs and rounds"
         )
     return pd.DataFrame({"exit": known, "intercept": intercepts, "slope": slope})
 
@@ -306,8 +299,8 @@ def build_table(
     """
     if min(runs, rounds) < 1 or warmup < 0 or networks <= len(space.exits):
         raise Refusal(
-            f"a latency table of {runs} runs, {warmup} warm-up, {rounds} rounds and {networks} networks: "
-            f"give at least 1, 0, 1 and {len(space.exits) + 1}"
+            f"a latency table of {runs} runs, {warmup} warm-up, {rounds} rounds and {networks} "
+            f"networks: give at least 1, 0, 1 and {len(space.exits) + 1}"
         )
     began, device, rng = time.perf_counter(), torch.device(device), np.random.default_rng(seed)
     wholes = _draw(space, 2 * networks, rng)
@@ -343,7 +336,7 @@ def build_table(
     calibration = _calibrate(
         space.exits, exits[:networks], sums[:networks], found.measured.to_numpy()[:networks]
     )
-    found.insert(0, "code", [" ".join(map(str, x)) for x in X.tolist()])
+    found.insert(0, "code", list(map(as_text, X)))
     found["predicted"] = _calibrated(calibration, exits, sums)
     return Table(
         space,
@@ -374,8 +367,8 @@ def _draw(space, n, rng):
     _, first = np.unique(space.active(X), axis=0, return_index=True)
     if len(first) < n:
         raise Refusal(
-            f"{space.name} with {space.n_stages} stages holds too few subnets to compare {n}: give fewer "
-            "networks"
+            f"{space.name} with {space.n_stages} stages holds too few subnets to compare {n}: "
+            "give fewer networks"
         )
     return space.decode(X[np.sort(first)[:n]])
 
@@ -387,12 +380,11 @@ def _shuffled(jobs, rng):
 def _tours(space, rng):
     """(None, subnet) of full depth with one branch per level; together they hold every branch once
     in every slot."""
-    smallest = [space.kernels[0], space.expands[0]]
-    single = [
-        code
-        for code, (k, e, level) in enumerate(space.code_table.tolist())
-        if code and (level == IRB or (level in BRANCHES and [k, e] == smallest))
-    ]
+    single = []
+    for code, (kernel, expand, level) in enumerate(space.code_table.tolist()):
+        smallest = (kernel, expand) == (space.kernels[0], space.expands[0])
+        if code and level.bit_count() == 1 and (smallest or level & elastic_bits()):
+            single.append(code)
     X = np.tile(space.upper, (len(single), 1))
     X[:, space.first :] = rng.permuted(np.tile(single, (space.slots * space.n_stages, 1)), axis=1).T
     return [(None, arch) for arch in space.decode(X)]
@@ -421,23 +413,23 @@ def _tour(space, arch, n_classes, device, warmup, runs, clock):
 def _links(network, arch, space):
     """The network as a chain: [(rest of the row's key, module, whether its output is the next one's
     input)]."""
-    links = [((0, "", "stem", 0, 0), network.stem, True)]
-    for s, stage in enumerate(network.stages):
-        for b, level in enumerate(stage.levels):
-            slot = space.slots * s + b
-            irb = arch.level[slot] == IRB
-            choice = (arch.kernel[slot], arch.expand[slot]) if irb else (0, 0)
+    links = []
+    for part in space.parts(arch, space.exits):
+        if part.what == "stem":
+            links.append(((0, "", "stem", 0, 0), network.stem, True))
+        elif part.what == "block":
+            [found] = active(arch.level[part.slot])
+            key = _key(*found, arch.kernel[part.slot], arch.expand[part.slot])
+            level = network.stages[part.stage - 1].levels[part.block - 1]
             links.append(
-                (
-                    (s + 1, "other" if b else "first", BRANCHES[arch.level[slot]], *choice),
-                    level,
-                    True,
-                )
+                ((part.stage, "first" if part.place.first else "other", *key), level, True)
             )
-        if space.dense or space.parallel:
-            links.append(((s + 1, "", "sum", 0, 0), _doubled, False))
-        if s + 1 in space.exits:
-            links.append(((s + 1, "", "exit", 0, 0), network.exits[str(s + 1)], False))
+            last = part.block == arch.depth[part.stage - 1]
+            if last and (space.dense or space.parallel):
+                links.append(((part.stage, "", "sum", 0, 0), _doubled, False))
+        else:
+            exit = network.exits[str(part.stage)]
+            links.append(((part.stage, "", "exit", 0, 0), exit, False))
     return links
 
 
@@ -498,7 +490,7 @@ def load_table(path, space, n_classes):
     of = Space.from_dict(content.pop("space")), content.pop("n_classes")
     if of != (space, n_classes):
         raise Refusal(
-            f"{path} was measured for another space or number of classes ({of[0].name}, {of[1]} classes): "
-            "delete it and run again, or name another file"
+            f"{path} was measured for another space or number of classes ({of[0].name}, "
+            f"{of[1]} classes): delete it and run again, or name another file"
         )
     return Table(*of, **content | {key: pd.DataFrame(content[key]) for key in FRAMES})

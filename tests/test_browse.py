@@ -9,7 +9,7 @@ import pytest
 from laboratory import lay_search
 
 from nat_lib import files
-from nat_lib.arch import IRB
+from nat_lib.blocks import elastic_bits
 from nat_lib.browser import table
 from nat_lib.browser.table import Choices
 from nat_lib.browser.widget import CELLS, MANY, Browser, app
@@ -342,7 +342,7 @@ def test_a_drawing_shows_every_block_that_is_used(points):
             for s in range(arch.exit)
             for i in range(s * space.slots, s * space.slots + arch.depth[s])
         ]
-        blocks = [(k, e) for k, e, level in used if level & IRB]
+        blocks = [(k, e) for k, e, level in used if level & elastic_bits()]
         assert [t for t in written if t[0] == "k" and t[1:].isdigit()] == [
             f"k{k}" for k, _ in blocks
         ]

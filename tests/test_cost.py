@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nat_lib.arch import NETWORKS, Choices, Space
+from nat_lib.arch import Choices, Space
 from nat_lib.cost import CHUNK, METRICS, count, layers
 from nat_lib.errors import Refusal
+from nat_lib.plans import NETWORKS
 
 NARROW = {True: ["EE_B", "EE_D"], False: ["BASE", "SE_B", "SE_D"]}
 PARALLEL = {True: ["EE_P", "EE_DP"], False: ["SE_P", "SE_DP"]}

@@ -19,11 +19,11 @@ from torchvision.ops import SqueezeExcitation
 from nat_lib import cost
 from nat_lib.arch import Space
 from nat_lib.errors import Refusal
+from nat_lib.modules import MBConv, SqueezeExcite
 from nat_lib.report import schematics, style
 from nat_lib.report.schematics import searching, survival
 from nat_lib.search import archive, pareto
 from nat_lib.studies import post
-from nat_lib.supernet import MBConv, SqueezeExcite
 
 SMALL = Space("BASE", base_channels=(8, 8, 16, 24, 32, 40))
 FIGURES = {

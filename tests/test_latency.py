@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import json
 import re
-from contextlib import contextmanager
 from itertools import product
 from types import SimpleNamespace
 
@@ -16,10 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from networks import counting_work
 from torch import nn
 
 from nat_lib import evaluate, files, latency
-from nat_lib.arch import IRB, POINTWISE, TRANSFORM, Space
+from nat_lib.arch import Space
+from nat_lib.blocks import active
 from nat_lib.errors import Refusal
 from nat_lib.latency import Latency, build_table, load_table, measure, save_table
 from nat_lib.supernet import Supernet, with_width
@@ -30,32 +31,6 @@ BUDGET = {"runs": 2, "warmup": 1, "rounds": 2, "networks": 6}
 
 def small(name, **more):
     return Space(name, **{"resolutions": (16, 20), "base_channels": (8, 8, 16)} | more)
-
-
-class Work:
-    """A clock in seconds: one millisecond per million multiplications that layers have done since
-    it was made."""
-
-    def __init__(self):
-        self.done = 0
-
-    def count(self, module, inputs, output):
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            self.done += output.numel() * module.weight[0].numel()
-
-    def __call__(self):
-        return self.done / 1e9
-
-
-@contextmanager
-def counting_work(clock):
-    """Let `time.<clock>` tell the work done."""
-    work = Work()
-    hook = nn.modules.module.register_module_forward_hook(work.count)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency.time, clock, work)
-        yield
-    hook.remove()
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +89,9 @@ def added_up(table, arch):
         for b in range(arch.depth[s]):
             slot, which = 4 * s + b, "other" if b else "first"
             level = arch.level[slot]
-            if level & IRB:
-                total += row(table, arch, s + 1, which, "irb", arch.kernel[slot], arch.expand[slot])
-            if level & POINTWISE:
-                total += row(table, arch, s + 1, which, "pointwise")
-            if level & TRANSFORM:
-                total += row(table, arch, s + 1, which, "transform")
+            for name, branch in active(level):
+                choice = (arch.kernel[slot], arch.expand[slot]) if branch.elastic else ()
+                total += row(table, arch, s + 1, which, name, *choice)
             sums += bin(level).count("1") - 1
         if space.dense:
             sums += {2: 0, 3: 1, 4: 3}[arch.depth[s]]  # y3 + y1, then y4 + y2 + y1

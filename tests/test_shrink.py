@@ -12,10 +12,11 @@ import torch.nn.functional as F
 import yaml
 
 from nat_lib import curricula, distill, files
-from nat_lib.arch import NETWORKS, Space
+from nat_lib.arch import Space
 from nat_lib.data.batches import load
 from nat_lib.errors import Refusal
 from nat_lib.exits import ensemble
+from nat_lib.plans import NETWORKS
 from nat_lib.results.claims import printed
 from nat_lib.run.params import Profile, load_params, load_profile
 from nat_lib.studies import eps

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import disturbed, hooked_cost
 from torch import nn
 
 from nat_lib import elastic
-from nat_lib.arch import NETWORKS, Space, middle
+from nat_lib.arch import Space
+from nat_lib.blocks import Place, middle
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import fold, recalibrate
+from nat_lib.plans import NETWORKS
 from nat_lib.supernet import Level, Supernet, through
 
 SMALL = (8, 8, 16, 16, 24, 24)
@@ -28,22 +31,11 @@ def images(size, n=2, seed=0):
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def disturb(net, seed=1):
-    """Make every weight, BN tensor and kernel matrix different from its initial value."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, t in [*net.named_parameters(), *net.named_buffers()]:
-            if t.is_floating_point():
-                draw = torch.rand if "var" in name else torch.randn
-                t.add_(0.1 * draw(t.shape, generator=g))
-    return net
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("width", [1.0, 1.2])
 def test_extracted_subnet_computes_what_the_supernet_computes(name, width):
     space = small(name)
-    net = disturb(Supernet(space, width, n_classes=7, seed=0)).eval()
+    net = disturbed(Supernet(space, width, n_classes=7, seed=0)).eval()
     for arch in space.sample(6, np.random.default_rng(0), by="architecture"):
         arch = replace(arch, width=width)
         x = images(arch.resolution)
@@ -60,7 +52,7 @@ def test_extracted_subnet_computes_what_the_supernet_computes(name, width):
 
 def test_some_exits_keep_their_stages_only():
     space = small("EE_DP")
-    net = disturb(Supernet(space, 1.0, 5)).eval()
+    net = disturbed(Supernet(space, 1.0, 5)).eval()
     arch = replace(space.smallest, width=1.0)
     some, every = net.extract(arch, exits=(1, 3)), net(images(20), arch, exits="all")
     assert len(some.stages) == 3 and list(some.exits) == ["1", "3"]
@@ -69,50 +61,6 @@ def test_some_exits_keep_their_stages_only():
     for bad in ((), (3, 1), (1, 6), (2, 2)):
         with pytest.raises(Refusal, match="ascending"):
             net.extract(arch, exits=bad)
-
-
-def hooked_cost(network, x):
-    """(params, conv + linear MACs, MACs in the thesis's convention) of a plain network, counted on
-    a real forward."""
-    plain, extra = [], []
-
-    def conv(m, i, o):
-        plain.append(o[0].numel() * m.weight[0].numel())
-
-    def linear(m, i, o):
-        plain.append(m.weight.numel())
-
-    def elements(m, i, o):
-        extra.append(o[0].numel())
-
-    def mean(m, i, o):
-        c, h, _ = i[0].shape[1:]
-        extra.append(c * h + c)
-
-    hooks = {
-        nn.Conv2d: conv,
-        nn.Linear: linear,
-        nn.BatchNorm2d: elements,
-        nn.Hardswish: elements,
-        nn.AdaptiveAvgPool2d: mean,
-    }
-    handles = [
-        m.register_forward_hook(hooks[type(m)]) for m in network.modules() if type(m) in hooks
-    ]
-
-    def gated(m, i, o):
-        c, h, _ = i[0].shape[1:]
-        extra.append(c * h + c + o[0].numel())
-
-    handles += [
-        m.register_forward_hook(gated)
-        for m in network.modules()
-        if type(m).__name__ == "SqueezeExcite"
-    ]
-    network(x)
-    for h in handles:
-        h.remove()
-    return sum(p.numel() for p in network.parameters()), sum(plain), sum(plain) + sum(extra)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -197,14 +145,13 @@ def test_dense_stage_sums_the_older_outputs(depth, formula):
 @pytest.mark.parametrize("c_in, c_out, stride", [(8, 16, 2), (8, 16, 1), (16, 16, 1)])
 def test_a_parallel_level_is_the_sum_of_its_branches(size, c_in, c_out, stride):
     torch.manual_seed(0)
-    level = Level(c_in, c_out, 24, 5, stride, "h_swish", True, first=c_in != c_out, code=7).eval()
+    place = Place(c_in, c_out, stride, "h_swish", True, first=c_in != c_out)
+    level = Level(place, 5, 3, code=7).eval()
     x = torch.randn(2, c_in, size, size)
     branches = {4: level.irb(x), 2: level.pointwise(x), 1: level.transform(x)}
     assert len({b.shape for b in branches.values()}) == 1
     for code in range(1, 8):
-        alone = Level(
-            c_in, c_out, 24, 5, stride, "h_swish", True, first=c_in != c_out, code=code
-        ).eval()
+        alone = Level(place, 5, 3, code=code).eval()
         alone.load_state_dict({k: level.state_dict()[k] for k in alone.state_dict()})
         torch.testing.assert_close(alone(x), sum(b for bit, b in branches.items() if code & bit))
 
@@ -223,7 +170,7 @@ def test_a_subnet_leaving_early_touches_nothing_behind_its_exit():
 @pytest.mark.parametrize("name", ["BASE", "EE_DP"])
 def test_sorting_channels_keeps_the_largest_network(name):
     space = small(name)
-    net = disturb(Supernet(space, 1.2, 4)).eval()
+    net = disturbed(Supernet(space, 1.2, 4)).eval()
     largest, x = space.largest, images(24)
     before = net(x, largest, exits="all")
     net.sort_channels()
@@ -236,7 +183,7 @@ def test_sorting_channels_keeps_the_largest_network(name):
 
 def test_protected_sorting_keeps_the_channels_of_the_protected_width():
     space = small("BASE")
-    net = disturb(Supernet(space, 1.0, 4)).eval()
+    net = disturbed(Supernet(space, 1.0, 4)).eval()
     block = net.body.stages[1].levels[1].irb
     n, rows = middle(16, 4), block.expand.weight.detach().flatten(1).clone()
     net.sort_channels(protected=(4,))
@@ -248,7 +195,7 @@ def test_protected_sorting_keeps_the_channels_of_the_protected_width():
 def test_a_full_phase_checkpoint_loads_into_the_elastic_net():
     space = small("EE_D")
     trained = (
-        disturb(Supernet(space, 1.0, 4))
+        disturbed(Supernet(space, 1.0, 4))
         .extract(replace(space.largest, width=1.0), exits="all")
         .eval()
     )
@@ -267,7 +214,7 @@ def test_a_full_phase_checkpoint_loads_into_the_elastic_net():
 
 def test_recalibration_is_the_weighted_mean_of_batch_statistics():
     space = small("EE_B")
-    net = disturb(Supernet(space, 1.0, 4)).extract(replace(space.largest, width=1.0))
+    net = disturbed(Supernet(space, 1.0, 4)).extract(replace(space.largest, width=1.0))
     batches = [images(16, 5, 1), images(16, 3, 2)]
     seen = []
     handle = net.stem.conv.register_forward_hook(lambda m, i, o: seen.append(o))
@@ -282,7 +229,7 @@ def test_recalibration_is_the_weighted_mean_of_batch_statistics():
 
 @pytest.mark.parametrize("name", ["BASE", "EE_DP"])
 def test_folding_keeps_the_function(name):
-    net = disturb(Supernet(small(name), 1.0, 4)).eval()
+    net = disturbed(Supernet(small(name), 1.0, 4)).eval()
     arch = replace(net.space.largest, width=1.0)
     static = net.extract(arch, exits="all")
     folded = fold(static)

@@ -8,14 +8,10 @@ units of half an inch (`SCALE` pixels), x to the right, y upwards from the lower
 import html
 from typing import NamedTuple
 
-from nat_lib.arch import IRB, POINTWISE, TRANSFORM
+from nat_lib.blocks import BRANCHES, after
+from nat_lib.plans import THESIS
 
 KERNEL_COLOUR = {3: "#f0e0a8", 5: "#a8d0c0", 7: "#6f9fc8"}
-BRANCHES = {
-    IRB: ("inverted residual", "#6f9fc8"),
-    POINTWISE: ("1x1 convolution", "#a8d0c0"),
-    TRANSFORM: ("transformation", "#f0e0a8"),
-}
 HEIGHT = {3: 1.1, 4: 1.6, 6: 2.4}  # of an expansion ratio; others are drawn like the smallest
 LOWEST = min(HEIGHT.values())
 BOX, PALE, LINE, EXIT, STEM = "#e8edf3", "#fafafa", "#444444", "#c5e3b8", "#f2ead0"
@@ -79,20 +75,20 @@ def subnet(arch, space):
     """(width, height, shapes) of a subnet, stage by stage.
 
     Kernels are colours, expansions are heights; skipped blocks and exits that are not taken are
-    pale. A parallel level shows its three branches side by side. Below each stage: channels and
+    pale. A parallel level shows its branches side by side. Below each stage: channels and
     side of its output.
     """
-    plan = space.plan(arch.width)
-    shapes = [Box(0.9, 2.6, 0.9, 1.4, f"stem\n{plan.stem}")]
-    side = -(-arch.resolution // 2)
-    for s, stage in enumerate(plan.stages):
+    layout = space.layout(arch.width)
+    shapes = [Box(0.9, 2.6, 0.9, 1.4, f"stem\n{layout.stem}")]
+    side = after(layout.stem_stride, arch.resolution)
+    for s, stage in enumerate(layout.stages):
         left, used = 1.7 + STAGE * s, s < arch.exit
-        side = -(-side // stage.stride)
+        side = after(stage.stride, side)
         shapes.append(Frame(left, 1.1, 4.1, 3.2, used))
         shapes.append(Arrow(left - 0.35, 2.6, left + 0.02, 2.6, used))
         for b in range(space.slots):
             works = used and b < arch.depth[s]
-            shapes += slot(left + 0.55 + b, 2.6, arch, s * space.slots + b, space.parallel, works)
+            shapes += slot(left + 0.55 + b, 2.6, arch, s * space.slots + b, space, works)
         output = f"{stage.c_out} x {side}²" if used else "not computed"
         shapes.append(Text(left + 2.05, 0.8, f"S{s + 1}: {output}", used=used))
         if stage.tail:
@@ -100,28 +96,31 @@ def subnet(arch, space):
             shapes.append(Arrow(left + 3.9, 4.3, left + 3.9, 4.72, taken))
             text = f"exit {s + 1}: {stage.tail[0]}, {stage.tail[1]}"
             shapes.append(Box(left + 3.05, 5.0, 2.1, 0.5, text, EXIT if taken else None, 6.5))
-    shapes += legend(1.9, BRANCHES.values() if space.parallel else kernels())
+    shapes += legend(1.9, branches(space.plan) if space.parallel else kernels())
     return 2.2 + STAGE * space.n_stages, 5.6, shapes
 
 
-def slot(x, y, arch, i, parallel, works):
-    """Place i of a network at (x, y): a block, or the three branches of a level."""
+def slot(x, y, arch, i, space, works):
+    """Place i of a network at (x, y): a block, or the branches of a level side by side."""
     text = f"k{arch.kernel[i]}\ne{arch.expand[i]}"
     # canonical archs hold 0 where a number has no effect
     high = HEIGHT.get(arch.expand[i], LOWEST)
-    if not parallel:
+    if not space.parallel:
         colour = KERNEL_COLOUR.get(arch.kernel[i], BOX)
         if works:
             return [Box(x, y, 0.8, high, text, colour)]
         return [Box(x, y, 0.8, LOWEST, colour=None)]
     boxes = []
-    columns = ((-0.22, 0.4), (0.1, 0.17), (0.32, 0.17))  # (place, width) of each branch
-    for (bit, (_, colour)), (at, wide) in zip(BRANCHES.items(), columns, strict=True):
-        active = works and bool(arch.level[i] & bit)
-        if active and bit == IRB:
-            boxes.append(Box(x + at, y, wide, high, text, colour, 6))
+    others = len(space.branches) - 1  # the first branch is wide, the others share the rest
+    for j, branch in enumerate(space.branches.values()):
+        at, wide = -0.22, 0.4
+        if j:
+            at, wide = 0.1 + 0.22 * (j - 1) / max(others - 1, 1), 0.34 / others
+        active = works and bool(arch.level[i] & branch.bit)
+        if active and branch.elastic:
+            boxes.append(Box(x + at, y, wide, high, text, branch.colour, 6))
         else:
-            boxes.append(Box(x + at, y, wide, 0.9, colour=colour if active else None))
+            boxes.append(Box(x + at, y, wide, 0.9, colour=branch.colour if active else None))
     return boxes
 
 
@@ -136,6 +135,11 @@ def strip(x, y, arch, space):
             at = x + 0.15 + 1.3 * s + 0.28 * b
             boxes.append(Box(at, y, 0.22, 0.4 * high, colour=colour))
     return boxes
+
+
+def branches(plan=THESIS):
+    """[(text, colour)] of the branches of a parallel level."""
+    return [(BRANCHES[name].label, BRANCHES[name].colour) for name in plan.branches]
 
 
 def kernels():

@@ -316,12 +316,12 @@ def table_2_1(network):
 def table_3_1(space, width=1.0):
     """Table 3.1 from the channel plan of a space: stem, five stages of four blocks, tail; all cells
     as text."""
-    plan, names = space.plan(width), {"relu": "ReLU", "h_swish": "Hswish"}
+    layout, names = space.layout(width), {"relu": "ReLU", "h_swish": "Hswish"}
     rows = [
-        ["Head", 1, "conv3x3", plan.stem, 2, "Hswish", 1, 0],
-        ["Head", 2, "IRB", plan.stem, 1, "ReLU", 1, 0],
+        ["Head", 1, "conv3x3", layout.stem, layout.stem_stride, names[layout.stem_acts[0]], 1, 0],
+        ["Head", 2, "IRB", layout.stem, 1, names[layout.stem_acts[1]], 1, 0],
     ]
-    for s, stage in enumerate(plan.stages, 1):
+    for s, stage in enumerate(layout.stages, 1):
         rows += [
             [
                 f"Stage {s}",
@@ -335,7 +335,7 @@ def table_3_1(space, width=1.0):
             ]
             for b in range(space.slots)
         ]
-    t1, t2 = plan.stages[-1].tail
+    t1, t2 = layout.stages[-1].tail
     rows += [
         ["Tail", 1, "conv1x1", t1, 1, "Hswish", 1, 0],
         ["Tail", 2, "GAP", t1, "", "", "", ""],

@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nat_lib.arch import NETWORKS
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, read_json
+from nat_lib.plans import NETWORKS
 from nat_lib.search import objectives
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.predictors import PREDICTORS

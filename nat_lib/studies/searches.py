@@ -25,6 +25,8 @@ from nat_lib.cost import count
 from nat_lib.distributed import first_rank_first, gathered, process_group, ranks
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import evaluate, prepare, score
+from nat_lib.genotypes import as_text as code
+from nat_lib.genotypes import from_text as genotypes
 from nat_lib.latency import build_table, load_table, save_table
 from nat_lib.search import distributions, ensemble, objectives
 from nat_lib.search.archive import VERSIONS, Budget, Iteration, Version
@@ -188,15 +190,6 @@ def settle(params, supernet, phase, text, seed, data, out):
 
 
 # -------------------------------------------------------------------------------------- evaluations
-
-
-def code(x):
-    """A genotype as text."""
-    return " ".join(map(str, x))
-
-
-def genotypes(codes):
-    return np.array([c.split() for c in codes], dtype=np.int64)
 
 
 class Memory:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from nat_lib import files, machine
-from nat_lib.arch import EXPANDS
 from nat_lib.cells import compute, finished, open_cell
 from nat_lib.curricula import phases_for
 from nat_lib.distill import Teacher, soft_cross_entropy
@@ -241,7 +240,7 @@ def started(space, sources, cells, seed, carry):
             net.transforms.load_state_dict(
                 trained_supernet(sources[width], space).transforms.state_dict()
             )
-        net.sort_channels(EXPANDS[1:-1])
+        net.sort_channels(space.expands[1:-1])
     return nets
 
 
@@ -361,7 +360,7 @@ def reduced_grid(space, recipe):
     """Constant subnets of the extreme choices on which supernets are validated, at most
     nat_val_subnets: thesis 6.2.3.
 
-    Of the levels the least and the most with an inverted residual block: 4 and 7.
+    Of the levels the first branch alone, and all branches.
     """
 
     def ends(values):
@@ -372,7 +371,7 @@ def reduced_grid(space, recipe):
         expand=ends(space.expands),
         depth=ends(space.depths),
         exit=ends(space.exits),
-        level=tuple(v for v in space.levels if v in (4, 7)),
+        level=tuple(sorted({[*space.branches.values()][0].bit, max(space.levels)})),
     )
     members = [
         arch

@@ -3,18 +3,18 @@
 import pandas as pd
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from nat_lib.arch import middle, se_hidden
+from nat_lib.blocks import middle, se_hidden
+from nat_lib.modules import SqueezeExcite
 from nat_lib.report.schematics.canvas import SHAPES, TINTS, arrow, bars, canvas, plus, sheets
 from nat_lib.report.shapes import BOX, STEM
 from nat_lib.report.style import GREY, thesis_style
-from nat_lib.supernet import SqueezeExcite
 
 
 @thesis_style
 def draw_block(space, stage=2, block=2, width=1.0):
     """The inverted residual block in its three expansions: channels through the block (thesis
     Figure 2.8)."""
-    plan = space.plan(width).stages[stage - 1]
+    plan = space.layout(width).stages[stage - 1]
     c_in = plan.c_in if block == 1 else plan.c_out
     fig, ax = canvas(
         15, 7.6, f"Block {block} of stage {stage} at width {width}: {c_in} → {plan.c_out} channels"

@@ -4,10 +4,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
+from nat_lib.modules import ACTIVATIONS, conv
 from nat_lib.report.schematics.canvas import SHAPES, TINTS, arrow, canvas, sheets
 from nat_lib.report.shapes import BOX
 from nat_lib.report.style import COLOURS, GREY, thesis_style
-from nat_lib.supernet import ACTIVATIONS, conv
 
 
 @thesis_style

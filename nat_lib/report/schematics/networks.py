@@ -3,7 +3,8 @@
 import pandas as pd
 
 from nat_lib import cost
-from nat_lib.arch import NETWORKS, Space
+from nat_lib.arch import Space
+from nat_lib.plans import NETWORKS
 from nat_lib.report.schematics.canvas import arrow, box, canvas
 from nat_lib.report.shapes import EXIT, STEM
 from nat_lib.report.style import GREY, colour_of, thesis_style
@@ -41,10 +42,10 @@ def draw_networks(names=("SE_D", "EE_D"), width=1.0):
 
 def _network(ax, space, y, width, n_classes):
     """Stem, stages and exits in a row; returns what was drawn as rows."""
-    plan, rows = space.plan(width), []
+    layout, rows = space.layout(width), []
     layers = cost.layers(space.arch(width=width), space, n_classes, exits="all")
-    box(ax, 1.1, y, 1.5, 1.1, f"stem\n{plan.stem} ch, /2", STEM)
-    for s, stage in enumerate(plan.stages):
+    box(ax, 1.1, y, 1.5, 1.1, f"stem\n{layout.stem} ch, /{layout.stem_stride}", STEM)
+    for s, stage in enumerate(layout.stages):
         x, here = 3.7 + 2.9 * s, layers[layers.stage == s + 1]
         size = here["size"][here.block > 0].iloc[-1]
         arrow(ax, (x - 1.85, y), (x - 1.05, y))

@@ -1,12 +1,14 @@
 """Stages and levels: which outputs are summed where, and the branches of a level."""
 
+from string import ascii_uppercase
+
 import pandas as pd
 
 from nat_lib import cost
-from nat_lib.arch import IRB, NETWORKS, POINTWISE, TRANSFORM
 from nat_lib.errors import Refusal
+from nat_lib.plans import NETWORKS
 from nat_lib.report.schematics.canvas import arrow, box, canvas, plus
-from nat_lib.report.shapes import BRANCHES
+from nat_lib.report.shapes import branches
 from nat_lib.report.style import GREY, thesis_style
 from nat_lib.supernet import through
 
@@ -41,7 +43,7 @@ def _stage(ax, left, y, depth, dense, parallel):
     arrow(ax, (left, y), (at[1] - 0.5, y))
     for k in range(1, depth + 1):
         if parallel:
-            for j, (_, colour) in enumerate(BRANCHES.values()):
+            for j, (_, colour) in enumerate(branches()):
                 box(ax, at[k], y + 0.38 * (1 - j), 1.0, 0.3, "ABC"[j], colour, size=6)
         else:
             box(ax, at[k], y, 1.0, 0.8, "IRB" if k > 1 else "IB")
@@ -83,7 +85,7 @@ def draw_stages():
         0.1,
         "red: dense skips.  A: "
         + ",  ".join(
-            f"{letter}: {name}" for letter, (name, _) in zip("ABC", BRANCHES.values(), strict=True)
+            f"{letter}: {name}" for letter, (name, _) in zip("ABC", branches(), strict=True)
         )[3:],
         fontsize=7.5,
     )
@@ -104,14 +106,6 @@ def draw_stages():
     return fig
 
 
-# rows of `cost.layers` by the branch that they belong to
-BRANCH_OF = {
-    **dict.fromkeys(("expand", "depthwise", "gate", "project"), IRB),
-    "pointwise": POINTWISE,
-    "transform": TRANSFORM,
-}
-
-
 def _step(row):
     """One layer of a branch in words."""
     words = {
@@ -124,7 +118,7 @@ def _step(row):
 
 @thesis_style
 def draw_parallel_level(space, stage=1, first=True, width=1.0):
-    """One level of a parallel stage: its three branches, their channels, and the seven codes
+    """One level of a parallel stage: its branches, their channels, and the codes
     (thesis 5.1.1).
 
     stage : 1 .. S;  first : the first level of the stage (stride, change of channels) or a later
@@ -141,23 +135,31 @@ def draw_parallel_level(space, stage=1, first=True, width=1.0):
         5.4,
         f"Level {1 if first else '2 to 4'} of stage {stage}: the sum of its active branches",
     )
-    steps = {
-        bit: [_step(r) for r in rows.itertuples() if BRANCH_OF[r.what] == bit] for bit in BRANCHES
-    }
-    for j, (bit, (name, colour)) in enumerate(BRANCHES.items()):
+    place = space.layout(width).stages[stage - 1].place(first)
+    for j, branch in enumerate(space.branches.values()):
+        layers = branch.layers(place, arch.resolution, arch.kernel[slot], arch.expand[slot])
+        steps = [_step(layer) for layer in layers]
         y = 4.4 - 1.5 * j
         arrow(ax, (0.2, 2.9), (1.9, y))
-        ax.text(2.0, y + 0.58, f"{'ABC'[j]} (code {bit}): {name}", fontsize=7, color=GREY)
-        for i, text in enumerate(steps[bit]):
-            box(ax, 2.9 + 2.1 * i, y, 1.8, 0.85, text, colour, size=6.5)
+        ax.text(
+            2.0,
+            y + 0.58,
+            f"{ascii_uppercase[j]} (code {branch.bit}): {branch.label}",
+            fontsize=7,
+            color=GREY,
+        )
+        for i, text in enumerate(steps):
+            box(ax, 2.9 + 2.1 * i, y, 1.8, 0.85, text, branch.colour, size=6.5)
             if i:
                 arrow(ax, (1.7 + 2.1 * i, y), (2.0 + 2.1 * i, y))
-        arrow(ax, (3.8 + 2.1 * (len(steps[bit]) - 1), y), (10.75, 2.9))
+        arrow(ax, (3.8 + 2.1 * (len(steps) - 1), y), (10.75, 2.9))
     plus(ax, 10.9, 2.9)
     arrow(ax, (11.06, 2.9), (11.7, 2.9))
     for i, level in enumerate(space.levels):
         active = "+".join(
-            letter for letter, bit in zip("ABC", BRANCHES, strict=True) if level & bit
+            ascii_uppercase[j]
+            for j, branch in enumerate(space.branches.values())
+            if level & branch.bit
         )
         ax.text(12.1, 4.7 - 0.55 * i, f"code {level}:  {active}", fontsize=7.5)
     fig.rows = rows.assign(slot=slot)
