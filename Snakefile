@@ -1,12 +1,11 @@
-# One rule per job of plan.json, which nat_lib.run.drive writes into the outputs folder (the working directory here).
-# A job's record is its only output; the driver removes records that no longer hold, so nothing depends on file times.
+# One rule per job of plan.json, which the driver (nat_lib/run/drive.py) writes into the outputs folder, the working
+# directory here. A job's record is its only output; the driver removes records that no longer hold, so nothing depends
+# on file times. Paths come from the environment: Snakemake would fill in their braces.
 import json
-import shlex
-from pathlib import Path
 
-PLAN = json.loads(Path("plan.json").read_text())
+with open("plan.json", encoding="utf-8") as file:
+    PLAN = json.load(file)
 RECORD = {job["id"]: job["record"] for job in PLAN["jobs"]}
-PYTHON = shlex.quote(PLAN["python"])
 
 
 rule all:
@@ -21,9 +20,5 @@ for job in PLAN["jobs"]:
         log: job["log"]
         threads: job["threads"]
         priority: round(10 * job["chain"])
-        params:
-            # exec: nbrun is then Snakemake's own child and notices its death
-            command = (f"exec {PYTHON} -m nat_lib.nbrun {shlex.quote(str(Path(PLAN['root'], job['notebook'])))} "
-                       f"{shlex.quote(job['output'])} --params {job['params_file']} --timeout {job['timeout']} "
-                       f"--record {job['record']} --key {job['key']}" + (f" --until {job['until']}" if job["until"] else ""))
-        shell: "{params.command} > {log} 2>&1"
+        params: id = job["id"]
+        shell: 'exec "$NAT_INTERPRETER" -m nat_lib job {params.id} > {log} 2>&1'

@@ -10,7 +10,7 @@ from test_nbrun import alive, wait_for
 from nat_lib import machine
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT
-from nat_lib.run import drive, jobs, params
+from nat_lib.run import drive, engine, jobs, options, params, tell
 
 
 def run_all(*options, **more):
@@ -75,7 +75,7 @@ def test_help_is_for_people_and_names_every_option():
         (["smoke"], "unknown option 'smoke'"),
         (["--profile"], "--profile needs a value"),
         (["--profile", "--dry-run"], "--profile needs a value"),
-        (["--profile", "big"], "--profile: 'big' is not one of smoke, laptop, paper"),
+        (["--profile", "big"], "--profile: 'big' is not one of laptop, paper, smoke"),
         (["--jobs", "0"], "--jobs: '0' is not a whole number from 1"),
         (["--jobs=two"], "--jobs: 'two' is not a whole number from 1"),
         (["--only", "two"], "--only: 'two' is not a list of notebook numbers"),
@@ -87,6 +87,12 @@ def test_help_is_for_people_and_names_every_option():
         ),
         (["--dataset", "imagenet"], "command line: dataset: 'imagenet' is not one of"),
         (["--executor", "nosuch"], "--executor: 'nosuch' is not installed"),
+        (["--executor", "../x"], "--executor: '../x' is not the name of an executor"),
+        (["--executor", "."], "--executor: '.' is not the name of an executor"),
+        (["--data-dir", "/"], "--data-dir: / is a folder of the system"),
+        (["--data-dir", "~nosuchuser/x"], "--data-dir: '~nosuchuser/x' is no path"),
+        (["--out", "/dev/null"], "cannot write in /dev/null"),
+        (["--out", "/proc/foo"], "cannot write in /proc/foo"),
     ],
 )
 def test_a_bad_option_is_one_clear_line(options, message):
@@ -106,7 +112,7 @@ def test_an_interpreter_that_cannot_serve_is_refused(tmp_path):
 
 
 def test_options_become_overrides(tmp_path):
-    chosen = drive.options(
+    chosen = options.parse(
         [
             "--seeds",
             "0,2",
@@ -133,7 +139,7 @@ def test_options_become_overrides(tmp_path):
         "seeds": [0, 2],
     }
     assert chosen.only == ["02", "07"] and chosen.passed_on == ["--verbose"]
-    two = drive.options(
+    two = options.parse(
         ["--dataset", "tiny_imagenet", "--target", "cifar10", "--target-dir", str(tmp_path)]
     )
     assert drive.overrides(two) == {
@@ -142,7 +148,7 @@ def test_options_become_overrides(tmp_path):
         "target_dir": str(tmp_path),
         "aep_datasets": ["tiny_imagenet"],
     }
-    told = drive.options(
+    told = options.parse(
         ["--dataset", "cifar10", "--set", "aep_datasets=[digits]", "target=digits"]
     )
     assert drive.overrides(told) == {
@@ -151,7 +157,7 @@ def test_options_become_overrides(tmp_path):
         "target": "digits",
     }
     with pytest.raises(Refusal, match="there is no folder"):
-        drive.overrides(drive.options(["--data-dir", str(tmp_path / "none")]))
+        drive.overrides(options.parse(["--data-dir", str(tmp_path / "none")]))
 
 
 # ------------------------------------------------------------------------------------------ running
@@ -160,7 +166,10 @@ def test_options_become_overrides(tmp_path):
 def test_dry_run_lists_and_writes_nothing(notebooks, tmp_path):
     done = run_all("--dry-run", "--notebooks", notebooks, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "2 jobs, 2 to run" in done.stdout and "run       00_start_here" in done.stdout
+    assert (
+        "2 jobs, 2 to run" in done.stdout
+        and "run       00_start_here   (not run yet)" in done.stdout
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -225,7 +234,7 @@ time.sleep(600)"""
     )
     options = ["--notebooks", notebooks, "--out", out, "--only", "00"]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "nat_lib.run.drive", *map(str, options)],
+        [sys.executable, "-m", "nat_lib", "run", *map(str, options)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -239,10 +248,9 @@ time.sleep(600)"""
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     wait_for(lambda: not alive(int(pids.read_text())), 10)
-    with drive.alone(out):
-        assert jobs.due(
-            jobs.plan_jobs("smoke", only=["00"], out=out, notebooks=notebooks), out
-        ) == {"00_start_here"}
+    with engine.alone(out):
+        planned = jobs.plan_jobs("smoke", only=["00"], out=out, notebooks=notebooks)
+        assert jobs.due(planned, out) == {"00_start_here": "not run yet"}
 
 
 # ---------------------------------------------------------------------------------------- packaging
@@ -273,8 +281,7 @@ def test_what_a_running_job_last_said_is_shown(monkeypatch, tmp_path, capsys):
         lines = capsys.readouterr().err
         log.write_text(lines)
         assert (
-            drive._progress(log) == lines.strip().splitlines()[-1]
-            and "digits, trainings: 2" in lines
+            tell.progress(log) == lines.strip().splitlines()[-1] and "digits, trainings: 2" in lines
         )
     log.write_text("failed: out of memory")
-    assert drive._progress(log) == "" == drive._progress(tmp_path / "none.log")
+    assert tell.progress(log) == "" == tell.progress(tmp_path / "none.log")

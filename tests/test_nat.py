@@ -14,10 +14,10 @@ from nat_lib.arch import Space
 from nat_lib.cells import Cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
-from nat_lib.run.params import Profile
 from nat_lib.search import distributions, objectives, strategies
 from nat_lib.search.archive import VERSIONS
 from nat_lib.studies import searches
+from nat_lib.studies.models import Profile
 
 SUPERNETS = {1: "BASE", 4: "EE_D"}
 

@@ -11,7 +11,8 @@ import pytest
 from nat_lib import files
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT
-from nat_lib.run.notebook import Failure, _check, check_params
+from nat_lib.run.guard import Failure
+from nat_lib.run.notebook import check_executed, check_params
 
 STUCK = """import os, subprocess, time
 child = subprocess.Popen(["sleep", "600"])
@@ -100,44 +101,21 @@ def test_parameters_that_do_not_fit_are_refused(tmp_path, make_notebook, params,
 # ------------------------------------------------------------------------------------------ running
 
 
-def test_success_leaves_notebook_and_record_and_stops_where_told(tmp_path, make_notebook):
+def test_success_leaves_the_notebook_and_nothing_else(tmp_path, make_notebook):
     work = """import os, sys
-from nat_lib.cells import open_cell
-from nat_lib.files import ROOT
-made = open_cell(ROOT / out, "study", "one", {"n": n})
-made.finish({}, seconds=0.0)
-opened = open_cell(ROOT / out, "study", "unfinished", {"n": n})
 print(n, sys.executable, os.environ["NAT_BATCH"], os.environ["OMP_NUM_THREADS"])"""
-    notebook = make_notebook(
-        tmp_path / "nb" / "a.ipynb", {"n": 1, "out": "", "threads": 4}, work, "raise RuntimeError"
-    )
+    notebook = make_notebook(tmp_path / "nb" / "a.ipynb", {"n": 1, "threads": 4}, work)
     out = tmp_path / "out"
     out.mkdir()
     (out / ".tmp-1-a.ipynb").write_text("of a killed run")
     (out / "a.failed.ipynb").write_text("of a failed run")
-    process = start(
-        notebook,
-        out / "a.ipynb",
-        {"n": 5, "out": str(out), "threads": 1},
-        tmp_path,
-        "--until",
-        "cells",
-        "--record",
-        out / "a.json",
-        "--key",
-        "abc",
-    )
+    process = start(notebook, out / "a.ipynb", {"n": 5, "threads": 1}, tmp_path)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     executed = files.read_json(out / "a.ipynb")
     assert "".join(executed["cells"][-1]["outputs"][0]["text"]) == f"5 {sys.executable} 1 1\n"
-    assert sorted(p.name for p in out.iterdir()) == ["a.ipynb", "a.json", "study"]
-    record = files.read_json(out / "a.json")
-    assert record["key"] == "abc" and record["files"] == ["a.ipynb"]
-    assert record["cells"] == {"study/one": files.hash_of({"n": 5})}
-    assert sorted(p.name for p in (tmp_path / "nb").iterdir()) == [
-        "a.ipynb"
-    ]  # nothing beside the source
+    assert sorted(p.name for p in out.iterdir()) == ["a.ipynb"]
+    assert sorted(p.name for p in (tmp_path / "nb").iterdir()) == ["a.ipynb"]  # nothing beside it
     assert not list(tmp_path.glob("nat-*"))
 
 
@@ -149,14 +127,7 @@ def test_a_raising_cell_is_one_line_and_leaves_only_the_failed_copy(tmp_path, ma
     )
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.ipynb").write_text("an earlier result")
-    process = start(
-        notebook,
-        tmp_path / "out" / "a.ipynb",
-        {},
-        tmp_path,
-        "--record",
-        tmp_path / "out" / "a.json",
-    )
+    process = start(notebook, tmp_path / "out" / "a.ipynb", {}, tmp_path)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert re.match(
@@ -174,19 +145,19 @@ def test_an_error_in_the_written_notebook_is_a_failure_whatever_papermill_says(
     for cell in notebook["cells"][1:]:
         cell["execution_count"] = 1
     files.write_json(tmp_path / "b.ipynb", notebook)
-    _check(tmp_path / "b.ipynb")
+    check_executed(tmp_path / "b.ipynb")
     notebook["cells"][1]["execution_count"] = None
     files.write_json(tmp_path / "b.ipynb", notebook)
     with pytest.raises(Failure, match="a cell was not run"):
-        _check(tmp_path / "b.ipynb")
+        check_executed(tmp_path / "b.ipynb")
     error = {"output_type": "error", "ename": "E", "evalue": "x\ny"}
     notebook["cells"][1] |= {"execution_count": 1, "outputs": [error]}
     files.write_json(tmp_path / "b.ipynb", notebook)
     with pytest.raises(Failure, match=r"In \[1\]: E: x; y"):
-        _check(tmp_path / "b.ipynb")
+        check_executed(tmp_path / "b.ipynb")
     (tmp_path / "b.ipynb").write_text("{")
     with pytest.raises(Failure, match="no readable notebook"):
-        _check(tmp_path / "b.ipynb")
+        check_executed(tmp_path / "b.ipynb")
 
 
 def test_refused_before_anything_runs(tmp_path, make_notebook):

@@ -17,14 +17,13 @@ from nat_lib.results import coverage
 from nat_lib.results.claims import Store, asked, parse, printed
 from nat_lib.run import params as params_run
 from nat_lib.run.params import (
-    EXPERIMENTS,
-    HOW_MUCH,
-    Profile,
     load_experiment,
     load_params,
     load_profile,
     parameters_cell,
 )
+from nat_lib.studies import STUDIES
+from nat_lib.studies.models import Profile
 
 SOURCES = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 TINY = {
@@ -100,16 +99,16 @@ def test_a_source_opens_with_prose_and_carries_no_outputs(path):
 def test_every_key_of_an_experiment_is_in_the_parameters_cell(path):
     cell, study = parameters_cell(path), path.stem.split("_", 1)[1]
     assert set(load_experiment(study)) <= set(cell)
-    assert not set(Profile.model_fields) & set(EXPERIMENTS[study].model_fields)
+    assert not set(Profile.model_fields) & set(STUDIES[study].switches.model_fields)
 
 
-@pytest.mark.parametrize("study", HOW_MUCH)
+@pytest.mark.parametrize("study", [name for name, row in STUDIES.items() if row.sizes])
 def test_the_defaults_of_a_notebook_are_the_smoke_profile(study):
     path = next(p for p in SOURCES if p.stem.endswith(study))
     params = load_params("smoke", study)
     given = params_run.given(study, parameters_cell(path))
     assert given | {"job_hours": params["job_hours"]} == {k: params[k] for k in given}
-    assert set(EXPERIMENTS[study].model_fields) <= set(given)
+    assert set(STUDIES[study].switches.model_fields) <= set(given)
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,22 @@ import yaml
 from nat_lib.data import batches
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT
+from nat_lib.run import code
 from nat_lib.run import jobs as jobs_run
 from nat_lib.run import params as params_run
-from nat_lib.run.jobs import WORK, _changed, due, plan_jobs, prepare
+from nat_lib.run.engine import prepare
+from nat_lib.run.jobs import due, plan_jobs
 from nat_lib.run.params import (
-    DATASETS,
     RUN_KEYS,
-    Posting,
-    Profile,
     assignments,
     load_experiment,
     load_params,
     load_profile,
     parameters_cell,
 )
+from nat_lib.studies import STUDIES
+from nat_lib.studies.models import DATASETS, Posting, Profile
+from nat_lib.studies.parts import WORK
 
 PROFILES, EXPERIMENTS = (
     sorted(p.stem for p in (ROOT / "params" / kind).glob("*.yaml"))
@@ -31,9 +33,7 @@ PROFILES, EXPERIMENTS = (
 
 
 def test_every_parameter_file_is_valid_and_has_a_model():
-    assert PROFILES == ["laptop", "paper", "smoke"] and EXPERIMENTS == sorted(
-        params_run.EXPERIMENTS
-    )
+    assert PROFILES == ["laptop", "paper", "smoke"] and EXPERIMENTS == sorted(STUDIES)
     for profile in PROFILES:
         assert load_profile(profile)["profile"] == profile
         for study in EXPERIMENTS:
@@ -41,8 +41,8 @@ def test_every_parameter_file_is_valid_and_has_a_model():
 
 
 def test_profile_and_experiment_keys_do_not_overlap():
-    for model in params_run.EXPERIMENTS.values():
-        assert not set(model.model_fields) & {*Profile.model_fields, *RUN_KEYS}
+    for row in STUDIES.values():
+        assert not set(row.switches.model_fields) & {*Profile.model_fields, *RUN_KEYS}
 
 
 def test_the_paper_profile_runs_everything_at_full_size():
@@ -96,7 +96,10 @@ REFUSED = [
     ("dataset=imagenet", "dataset: 'imagenet' is not one of 'digits', 'digits_turned'"),
     ("dataset=folder", "data_dir: folder needs the folder its images lie in (--data-dir DIR)"),
     ('supernets={"1.0": [EE_X]}', "supernets[1.0][0]: 'EE_X' is not one of 'BASE', 'SE_B'"),
-    ("supernets={1.0: [EE_D]}", "supernets[1.0]: 1.0 is not one of '1.0', '1.2'"),
+    (
+        "supernets={1.0: [EE_D]}",
+        "supernets[1.0]: 1.0 is not one of '1.0', '1.2'; write it in quotes",
+    ),
     ("train_resolutions=[32, 16]", "train_resolutions: [32, 16] must be ascending"),
     ("train_resolutions=[18]", "train_resolutions[0]: 18 must be a multiple of 4"),
     ("lr_factr=2", "--set lr_factr: unknown key; did you mean lr_factor?"),
@@ -138,12 +141,16 @@ def test_all_mistakes_of_a_file_are_told_one_line_each(tmp_path):
     [
         ("profile: [", "line 1: not valid YAML"),
         ("- a", "must be lines of 'key: value'"),
+        ("a: " + 5000 * "[", "not valid YAML"),
+        ("a: " + 1_000_001 * "x", "is larger than 1000000 bytes"),
+        (b"profile: gr\xfcn", "is not UTF-8 text: save it in that encoding"),
         (None, "cannot be read"),
     ],
 )
 def test_a_file_that_is_no_profile_is_refused(tmp_path, text, message):
     if text is not None:
-        (tmp_path / "mine.yaml").write_text(text)
+        blob = text if isinstance(text, bytes) else text.encode()
+        (tmp_path / "mine.yaml").write_bytes(blob)
     with pytest.raises(Refusal, match=message):
         load_profile(tmp_path / "mine.yaml")
 
@@ -226,20 +233,15 @@ def test_jobs_of_smoke(notebooks, tmp_path):
     assert [job.weight for job in parts] == sorted((job.weight for job in parts), reverse=True)
     one = jobs["02_ofav2_eps-EE_D_w1.2_s0"]
     assert one.params["supernets"] == {"1.2": ["EE_D"]} and one.params["widths"] == [1.2]
-    assert (
-        one.params["teachers"] == ["fixed", "pet"]
-        and one.output == "jobs/02_ofav2_eps-EE_D_w1.2_s0.ipynb"
-    )
-    assert one.until == "cells" and one.params["figures"].endswith(
-        "out/jobs/02_ofav2_eps-EE_D_w1.2_s0"
-    )
+    assert one.params["teachers"] == ["fixed", "pet"] and one.study == "ofav2_eps"
+    assert one.notebook is None and one.params["grid_subnets"] == smoke["grid_subnets"]
     whole = jobs["02_ofav2_eps"]
     assert whole.params["supernets"] == smoke["supernets"] and set(whole.needs) == {
         job.id for job in parts
     }
     assert (
         whole.output == "02_ofav2_eps.ipynb"
-        and whole.until is None
+        and whole.notebook.endswith("nb/02_ofav2_eps.ipynb")
         and whole.params["figures"].endswith(whole.id)
     )
     assert set(jobs["07_thesis_report"].needs) == {"00_start_here", "02_ofav2_eps"}
@@ -312,7 +314,7 @@ def test_a_key_changes_with_what_the_job_gets_and_with_nothing_else(notebooks, t
     before = keys(notebooks, tmp_path)
     assert keys(notebooks, tmp_path) == before
     assert (
-        changed(before, keys(notebooks, tmp_path, val_subnets=5)) == set()
+        changed(before, keys(notebooks, tmp_path, aep_epochs=5)) == set()
     )  # none of these asks for it
     assert changed(before, keys(notebooks, tmp_path, samples=7)) == {
         "00_start_here",
@@ -322,20 +324,64 @@ def test_a_key_changes_with_what_the_job_gets_and_with_nothing_else(notebooks, t
     assert changed(before, keys(notebooks, tmp_path, grid_subnets=17)) == everything
 
 
-def test_a_key_changes_with_the_notebook_and_for_a_part_only_with_its_own_code(notebooks, tmp_path):
+def test_a_key_changes_with_the_notebook_but_the_cells_of_its_parts_do_not(notebooks, tmp_path):
     before = keys(notebooks, tmp_path)
     path = notebooks / "02_ofav2_eps.ipynb"
     path.touch()
     assert keys(notebooks, tmp_path) == before
     text = path.read_text()
-    for old, new in (('"Prose."', '"Other prose."'), ('"3"', '"33"')):
+    for old, new in (('"Prose."', '"Other prose."'), ('"2"', '"22"'), ('"3"', '"33"')):
         assert old in text
         path.write_text(text.replace(old, new))
         assert changed(before, keys(notebooks, tmp_path)) == {"02_ofav2_eps", "07_thesis_report"}
-    path.write_text(text.replace('"2"', '"22"'))
-    assert changed(before, keys(notebooks, tmp_path)) == {
-        id for id in before if id[:2] in ("02", "07")
-    }
+
+
+def test_images_that_change_under_their_names_make_their_jobs_stale(notebooks, tmp_path):
+    images = tmp_path / "images"
+    for name in ("a", "b"):
+        (images / name).mkdir(parents=True)
+        (images / name / "1.png").write_bytes(b"1")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "2.png").write_bytes(b"2")
+    (images / "c").symlink_to(tmp_path / "elsewhere")
+    own = {"dataset": "folder", "data_dir": str(images)}
+
+    def now():
+        code.fingerprint.cache_clear()
+        return keys(notebooks, tmp_path, **own)
+
+    stale = {id for id in keys(notebooks, tmp_path) if id[:2] in ("02", "07")}
+    before = now()
+    assert now() == before
+    for path in (images / "a" / "1.png", tmp_path / "elsewhere" / "2.png"):  # also behind a link
+        path.write_bytes(b"another picture")
+        after = now()
+        assert changed(before, after) == stale
+        before = after
+    (images / "a" / "loop").symlink_to(images)
+    assert set(now()) == set(before)  # a link that leads back ends, too
+
+
+TOGETHER = [
+    ({"supernets": {"1.0": ["BASE"]}}, ["03"], "predictor_supernets: EE_B is trained at no width"),
+    ({"supernets": {"1.0": ["BASE"]}}, ["04"], "nat_supernets: EE_D is trained at no width"),
+    ({"archive_sizes": [2, 12]}, ["04"], "archive_sizes[0]: 2 must be greater than or equal to 3"),
+    ({"teachers": ["fixed"]}, ["02", "04"], "teachers: the searches of version 4 start from"),
+    ({"widths": [1.2]}, ["02", "03"], "predictor_supernets: EE_B is trained at no width"),
+    ({"post_searches": {"1": ["acc"], "4": ["acc"]}}, ["05"], "post_searches[4]: acc is not among"),
+    ({"nat_supernets": {4: ["BASE"]}}, ["04"], "is not one of '1', '2', '3', '4'; write it in"),
+]
+
+
+@pytest.mark.parametrize(("changes", "only", "message"), TOGETHER)
+def test_what_a_later_notebook_would_refuse_is_refused_before_anything_runs(changes, only, message):
+    with pytest.raises(Refusal) as refusal:
+        plan_jobs("smoke", changes, only)
+    assert message in str(refusal.value)
+
+
+def test_one_key_alone_is_enough_for_the_notebooks_that_read_it():
+    assert plan_jobs("smoke", {"supernets": {"1.0": ["BASE"]}}, ["02", "07"])
 
 
 # ------------------------------------------------------------------------------------- what is left
@@ -345,28 +391,37 @@ def test_due_is_what_lacks_a_valid_record_and_what_needs_it(notebooks, tmp_path)
     out = tmp_path / "out"
     jobs = plan_jobs("smoke", out=out, notebooks=notebooks)
     everything = {job.id for job in jobs}
-    assert due(jobs, out) == everything
+    assert due(jobs, out) == dict.fromkeys(everything, "not run yet")
     prepare(jobs, out, everything)
     (out / "cell").mkdir()
     for job in jobs:
-        (out / job.output).write_text("")
+        if job.notebook:
+            (out / job.output).write_text("")
         cells = {"cell": "abc"} if job.id == "00_start_here" else {}
         (out / job.record).write_text(
-            json.dumps({"key": job.key, "files": [job.output], "cells": cells})
+            json.dumps(
+                {"why": job.why, "files": [job.output] if job.notebook else [], "cells": cells}
+            )
         )
     (out / "cell" / "report.json").write_text('{"hash": "abc"}')
-    assert due(jobs, out) == set()
+    assert due(jobs, out) == {}
     (out / "cell" / "report.json").write_text('{"hash": "other"}')
-    assert due(jobs, out) == {"00_start_here", "07_thesis_report"}
+    assert due(jobs, out) == {
+        "00_start_here": "cell was made anew",
+        "07_thesis_report": "after 00_start_here",
+    }
     (out / "cell" / "report.json").write_text('{"hash": "abc"}')
-    (out / "jobs" / "02_ofav2_eps-EE_D_w1.0_s0.ipynb").unlink()
-    left = {"02_ofav2_eps-EE_D_w1.0_s0", "02_ofav2_eps", "07_thesis_report"}
-    assert due(jobs, out) == left
+    (out / jobs[1].record).write_text("{")
+    part = jobs[1].id
+    left = {part, "02_ofav2_eps", "07_thesis_report"}
+    assert set(due(jobs, out)) == left
+    (out / jobs[1].record).unlink()
+    assert due(jobs, out)[part] == "not run yet"
     prepare(jobs, out, left)
     assert not any((out / job.record).exists() for job in jobs if job.id in left)
-    assert due(plan_jobs("smoke", {"samples": 7}, out=out, notebooks=notebooks), out) == left | {
-        "00_start_here"
-    }
+    others = plan_jobs("smoke", {"samples": 7}, out=out, notebooks=notebooks)
+    assert set(due(others, out)) == left | {"00_start_here"}
+    assert due(others, out)["00_start_here"] == "parameters changed"
 
 
 def test_the_plan_is_written_only_when_it_changes(notebooks, tmp_path):
@@ -401,16 +456,3 @@ def test_a_notebook_takes_its_sizes_from_the_profile_unless_told_otherwise():
     ):
         with pytest.raises(Refusal, match=line):
             params_run.given("post_processing", what | {"profile": "smoke", "sizes": sizes})
-
-
-def test_a_part_changes_values_where_they_stand():
-    params = {
-        "seeds": [0, 1],
-        "sizes": {"supernets": {"1.0": ["BASE", "EE_D"]}, "threads": 1},
-        "out": "x",
-    }
-    assert _changed(params, {"seeds": [1], "supernets": {"1.0": ["EE_D"]}, "widths": [1.0]}) == {
-        "seeds": [1],
-        "sizes": {"supernets": {"1.0": ["EE_D"]}, "threads": 1},
-        "out": "x",
-    }

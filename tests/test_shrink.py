@@ -18,8 +18,9 @@ from nat_lib.errors import Refusal
 from nat_lib.exits import ensemble
 from nat_lib.plans import NETWORKS
 from nat_lib.results.claims import printed
-from nat_lib.run.params import Profile, load_params, load_profile
+from nat_lib.run.params import load_params, load_profile
 from nat_lib.studies import eps
+from nat_lib.studies.models import Profile
 from nat_lib.supernet import Supernet
 
 LETTERS = {

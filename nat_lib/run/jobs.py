@@ -1,207 +1,87 @@
-"""Parameters -> jobs: which notebook does which part, and what is left to do."""
+"""Parameters -> jobs: which notebook, which part of which study, in what order."""
 
-import hashlib
-import sys
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from nat_lib.errors import Refusal
-from nat_lib.files import ROOT, hash_of, plain, read_json, write_json
-from nat_lib.run.params import (
-    EMBEDDED,
-    HOW_MUCH,
-    Machine,
-    as_shown,
-    cells_until,
-    check_overrides,
-    load_experiment,
-    load_profile,
-    parameters_cell,
-    source_text,
-)
-from nat_lib.stages import baseline_of
+from nat_lib.files import ROOT, hash_of, read_json
+from nat_lib.run import code, params
+from nat_lib.run.params import Values, as_shown
+from nat_lib.studies import STUDIES
+from nat_lib.studies.models import EMBEDDED
+from nat_lib.studies.parts import Part
 
-
-def _code_hash(notebook, until):
-    """Hash of what a part of a notebook does (its code), or for the whole of all it says."""
-    return hash_of(
-        [
-            [c["cell_type"], source_text(c)]
-            for c in cells_until(notebook, until)
-            if not until or c["cell_type"] == "code"
-        ]
-    )
-
-
-@lru_cache
-def _library_hash():
-    """Hash of everything in nat_lib that a table or figure can depend on."""
-    library = ROOT / "nat_lib"
-    files = sorted([*library.rglob("*.py"), *library.rglob("reference/*.csv")])
-    return hash_of(
-        [[p.relative_to(library), hashlib.sha256(p.read_bytes()).hexdigest()] for p in files]
-    )
-
-
-# --------------------------------------------------------------------------------------------- jobs
+NOTEBOOKS = ROOT / "notebooks"
+NAME = re.compile(r"[0-9]+_[A-Za-z0-9_.-]+")  # of a notebook, which also names jobs and files
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a notebook. Paths are relative: the notebook's to the repository, all others to
-    the outputs folder."""
+    """One notebook, or one part of a study. Paths are relative to the outputs folder.
+
+    notebook : the source to execute (absolute); None: a part, which does its cells without one
+    params   : of the notebook's parameters cell, or of the study's part (flat)
+    needs    : ids of the jobs whose cells it reads
+    weight   : expected work, in units of some 10 s of smoke: for the order and the estimate
+    timeout  : seconds
+    why      : {"parameters" | "code" | "images" | "needs": hash}: all that decides the result
+    """
 
     id: str
     title: str
-    notebook: str
-    output: str
-    params: dict
+    study: str
+    notebook: str | None
+    params: Values
     needs: tuple[str, ...]
-    weight: float  # expected work, in units of some 10 s of smoke: for the order and the estimate
+    weight: float
     threads: int
-    timeout: float  # seconds
-    until: str | None = None  # stop after the cell with this tag
-    key: str = ""  # hash of all that decides the result; a finished job carries it in its record
+    timeout: float
+    why: dict[str, str]
 
     @property
-    def record(self):
+    def key(self) -> str:
+        """Hash of all that decides the result; a finished job carries it in its record."""
+        return hash_of(self.why)
+
+    @property
+    def output(self) -> str | None:
+        """The executed notebook."""
+        return f"{self.id}.ipynb" if self.notebook else None
+
+    @property
+    def record(self) -> str:
         return f"jobs/{self.id}.json"
 
     @property
-    def log(self):
+    def log(self) -> str:
         return f"jobs/{self.id}.log"
 
     @property
-    def params_file(self):
+    def params_file(self) -> str:
         return f"jobs/{self.id}.params.json"
 
 
-# Longest first. Rough work of all phases of one supernet at width 1.0, both teachers, in units of
-# the baseline's.
-WORK = {
-    "EE_DP": 9.0,
-    "EE_P": 8.8,
-    "EE_D": 4.2,
-    "EE_B": 4.0,
-    "SE_DP": 3.4,
-    "SE_P": 3.2,
-    "SE_D": 1.1,
-    "SE_B": 1.05,
-    "BASE": 1.0,
-}
-# Of one cell of the AEP study, in the same units.
-AEP_WORK = {
-    "MobileNetV3Small": 0.3,
-    "ResNet50": 2.5,
-    "EfficientNetB5": 3.0,
-    "DenseNet169": 3.5,
-    "VGG16": 6.0,
-}
+def notebooks_in(folder: str | Path, only: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """[(stem, study)] of a folder's numbered notebooks, in order.
 
-
-class Part(NamedTuple):
-    """A share of a notebook's cells that shares none with the others: what to change to run it
-    alone."""
-
-    label: str
-    supernet: str | None
-    changes: dict
-    weight: float
-
-
-def _aep_parts(params):
-    """One part per data set, networks with a common baseline, and seed."""
-    families = {}
-    for name in params["aep_networks"]:
-        families.setdefault(baseline_of(name), []).append(name)
-    return [
-        Part(
-            f"{dataset}_{family}_s{seed}",
-            None,
-            {"aep_datasets": [dataset], "aep_networks": names, "seeds": [seed]},
-            AEP_WORK.get(family, 1.0) * len(params["aep_scenarios"]) * (1 + 4 * len(names)),
-        )
-        for dataset in params["aep_datasets"]
-        for family, names in families.items()
-        for seed in params["seeds"]
-    ]
-
-
-def _shrinking_parts(params):
-    return [
-        Part(
-            f"{name}_w{width}_s{seed}",
-            name,
-            {"supernets": {width: [name]}, "widths": [float(width)], "seeds": [seed]},
-            4 + WORK[name] * float(width) / 2,
-        )
-        for width, names in params["supernets"].items()
-        if float(width) in params["widths"]
-        for name in names
-        for seed in params["seeds"]
-    ]
-
-
-def _predictor_parts(params):
-    return [
-        Part(
-            f"{name}_s{seed}",
-            name,
-            {"predictor_supernets": [name], "seeds": [seed]},
-            6 + WORK[name],
-        )
-        for name in params["predictor_supernets"]
-        for seed in params["seeds"]
-    ]
-
-
-def _search_parts(params):
-    """One part per supernet and seed; `nat_supernets` says in which phases a supernet takes
-    part."""
-
-    def only(name):
-        return {
-            phase: [n for n in names if n == name]
-            for phase, names in params["nat_supernets"].items()
-        }
-
-    names = dict.fromkeys(n for names in params["nat_supernets"].values() for n in names)
-    return [
-        Part(f"{name}_s{seed}", name, {"nat_supernets": only(name), "seeds": [seed]}, 15.0)
-        for name in names
-        for seed in params["seeds"]
-    ]
-
-
-def _post_parts(params):
-    return [part._replace(weight=0.5 + 3.3 * WORK[part.supernet]) for part in _search_parts(params)]
-
-
-PARTS = {
-    "aep_study": _aep_parts,
-    "ofav2_eps": _shrinking_parts,
-    "predictors": _predictor_parts,
-    "natv2_phases": _search_parts,
-    "post_processing": _post_parts,
-}
-AFTER = {
-    "predictors": ("ofav2_eps",),
-    "natv2_phases": ("ofav2_eps",),
-    "post_processing": ("natv2_phases",),
-    "pareto_browser": ("natv2_phases", "post_processing"),
-}  # whose cells
-UNTIL = "cells"  # tag of the code cell after which a part has nothing left to do
-LAST = "thesis_report"  # reads what all the others leave
-
-
-def notebooks_in(folder, only=None):
-    """[(stem, study)] of a folder's numbered notebooks, in order; `only`: their numbers, e.g.
-    ["02", "04"]."""
+    only : their numbers, e.g. ["02", "04"]
+    """
     stems = sorted(p.stem for p in Path(folder).glob("[0-9]*_*.ipynb"))
     if not stems:
         raise Refusal(f"{as_shown(folder)}: no notebook such as 00_start_here.ipynb is there")
+    for stem in stems:
+        if not NAME.fullmatch(stem):
+            raise Refusal(
+                f"{as_shown(folder)}: {stem!r} names files and jobs: use letters, digits and _ only"
+            )
+        if stem.split("_", 1)[1] not in STUDIES:
+            raise Refusal(
+                f"{as_shown(folder)}: {stem} shows no study: after its number a notebook is named "
+                f"{', '.join(STUDIES)}"
+            )
     numbers = {stem.split("_")[0] for stem in stems}
     for number in only or ():
         if number not in numbers:
@@ -211,185 +91,206 @@ def notebooks_in(folder, only=None):
     return [(s, s.split("_", 1)[1]) for s in stems if not only or s.split("_")[0] in only]
 
 
-def plan_jobs(profile, overrides=None, only=None, out=None, notebooks=ROOT / "notebooks"):
-    """All jobs of a run, each after those it needs; parts of a notebook longest first."""
-    check_overrides(overrides or {})
-    how_much = load_profile(profile, overrides)
-    needed = [
-        (how_much["dataset"], "data_dir"),
-        *((name, "data_dir") for name in how_much["aep_datasets"]),
-        (how_much["target"], "target_dir" if how_much["target_dir"] else "data_dir"),
-    ]
-    for name, key in needed:
-        if name not in EMBEDDED and not Path(how_much[key]).is_dir():
+def outputs_folder(profile: Values, out: str | Path | None = None) -> Path:
+    """Where a profile's results go, unless told otherwise."""
+    return Path(out).resolve() if out else ROOT / "outputs" / profile["profile"]
+
+
+# --------------------------------------------------------------------------------------------- plan
+
+
+def plan_jobs(
+    profile: str | Path,
+    overrides: Values | None = None,
+    only: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    notebooks: str | Path = NOTEBOOKS,
+) -> list[Job]:
+    """All jobs of a run, each after those it needs; parts of a study longest first."""
+    params.check_overrides(overrides or {})
+    sizes = params.load_profile(profile, overrides)
+    chosen = notebooks_in(notebooks, only)
+    switches = {study: params.load_experiment(study, overrides) for _, study in chosen}
+    params.check_together(sizes, switches)
+    _check_images_lie_there(sizes)
+    place = outputs_folder(sizes, out)
+    plan = _Plan(sizes, place)
+    for stem, study in sorted(chosen, key=lambda pair: STUDIES[pair[1]].last):
+        plan.add(stem, study, Path(notebooks) / f"{stem}.ipynb", switches[study])
+    return list(plan.jobs.values())
+
+
+class _Plan:
+    """Jobs so far, and which of them make the cells of which supernet."""
+
+    def __init__(self, sizes: Values, out: Path):
+        self.sizes, self.out = sizes, out
+        self.jobs: dict[str, Job] = {}
+        self.supernet_of: dict[str, str | None] = {}  # of a job that does cells
+
+    def add(self, stem: str, study: str, notebook: Path, switches: Values) -> None:
+        """The parts of a study, then the notebook that shows it."""
+        row = STUDIES[study]
+        parts = sorted(row.parts(self.sizes | switches), key=lambda part: -part.weight)
+        before = [id for id, job in self.jobs.items() if job.study in row.after]
+        doing = [id for id in before if id in self.supernet_of]
+        whole = self._notebook(stem, study, notebook, switches)
+        if len(parts) > 1:
+            own = [self._part(stem, study, part, switches, doing) for part in parts]
+            needs = tuple(own)
+        else:
+            needs = tuple(doing)
+            self.supernet_of[stem] = None
+            whole = replace(whole, weight=sum(part.weight for part in parts) or whole.weight)
+        if row.last:
+            needs = tuple(id for id, job in self.jobs.items() if job.notebook)
+        self._keep(replace(whole, needs=needs))
+
+    def _notebook(self, stem: str, study: str, notebook: Path, switches: Values) -> Job:
+        given = self._given_to(notebook, stem, study, switches)
+        return Job(
+            id=stem,
+            title=stem,
+            study=study,
+            notebook=str(notebook.resolve()),
+            params=given,
+            needs=(),
+            weight=1.0,
+            threads=self.sizes["threads"],
+            timeout=3600 * self.sizes["job_hours"],
+            why={
+                "parameters": hash_of(given),
+                "code": hash_of([code.of_notebook(notebook), code.of_library()]),
+            },
+        )
+
+    def _part(
+        self, stem: str, study: str, part: Part, switches: Values, doing: Sequence[str]
+    ) -> str:
+        id = f"{stem}-{part.label}"
+        mine = params.sizes_of(study, self.sizes) | switches | part.changes
+        reads = [other for other in doing if self.supernet_of[other] in (None, part.supernet)]
+        self.supernet_of[id] = part.supernet
+        self._keep(
+            Job(
+                id=id,
+                title=f"{stem}  {part.label}",
+                study=study,
+                notebook=None,
+                params=mine,
+                needs=tuple(reads),
+                weight=part.weight,
+                threads=self.sizes["threads"],
+                timeout=3600 * self.sizes["job_hours"],
+                why={"parameters": hash_of(mine), "code": code.of_study(study)},
+            )
+        )
+        return id
+
+    def _keep(self, job: Job) -> None:
+        """Add what a job's result depends on besides itself: the images, and the jobs it needs."""
+        why = job.why | {
+            "images": hash_of(code.images_of(job.study, self.sizes)),
+            "needs": hash_of([self.jobs[need].key for need in job.needs]),
+        }
+        self.jobs[job.id] = replace(job, why=why)
+
+    def _given_to(self, notebook: Path, stem: str, study: str, switches: Values) -> Values:
+        """What a notebook gets: its whole experiment, and of the profile what its cell names."""
+        cell, place = params.parameters_cell(notebook), _from_root(self.out)
+        known = self.sizes | switches
+        known |= {"out": place, "figures": f"{place}/{stem}"}
+        known |= {"sizes": params.sizes_of(study, self.sizes)}
+        problems = [
+            f"{name}: the parameters cell knows a name that no file in params/ has"
+            for name in cell
+            if name not in known
+        ]
+        problems += [
+            f"{name}: missing from the parameters cell"
+            for name in [*switches, "profile", "out"]
+            if name not in cell
+        ]
+        if problems:
+            raise Refusal("\n".join(f"{as_shown(notebook)}: {line}" for line in problems))
+        return {name: known[name] for name in cell}
+
+
+def _from_root(path: Path) -> str:
+    """A path relative to the kit where it lies in it, so that its place does not matter."""
+    path = path.resolve()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
+
+
+def _check_images_lie_there(sizes: Values) -> None:
+    """Every data set needs its folder before anything starts."""
+    target = "target_dir" if sizes["target_dir"] else "data_dir"
+    wanted = [(sizes["dataset"], "data_dir"), (sizes["target"], target)]
+    wanted += [(name, "data_dir") for name in sizes["aep_datasets"]]
+    for name, key in wanted:
+        if name not in EMBEDDED and not Path(sizes[key]).is_dir():
             raise Refusal(
-                f"{key}: there is no folder {how_much[key]}; put {name} there, or name its place "
+                f"{key}: there is no folder {sizes[key]}; put {name} there, or name its place "
                 f"with --{key.replace('_', '-')} DIR"
             )
-    out = outputs_folder(how_much, out)
-    made, supernet_of = {}, {}
-    for stem, study in sorted(notebooks_in(notebooks, only), key=lambda pair: pair[1] == LAST):
-        path = Path(notebooks) / f"{stem}.ipynb"
-        what = load_experiment(study, overrides)
-        cell = parameters_cell(path)
-        params = _given_to(path, cell, how_much, what, out, stem, study)
-        whole = Job(
-            stem,
-            stem,
-            _shown_from(ROOT, path),
-            f"{stem}.ipynb",
-            params,
-            (),
-            1.0,
-            how_much["threads"],
-            3600 * how_much["job_hours"],
-        )
-        split = PARTS.get(study, lambda _: [])(how_much | what)
-        before = {id: name for id, (name, of) in supernet_of.items() if of in AFTER.get(study, ())}
-        parts = []
-        for part in sorted(split, key=lambda part: -part.weight) if len(split) > 1 else []:
-            name = f"{stem}-{part.label}"
-            figures = {"figures": f"{params['out']}/jobs/{name}"} if "figures" in params else {}
-            job = replace(
-                whole,
-                id=name,
-                title=f"{stem}  {part.label}",
-                output=f"jobs/{name}.ipynb",
-                until=UNTIL,
-                weight=part.weight,
-                params=_changed(params, part.changes) | figures,
-                needs=tuple(
-                    id for id, supernet in before.items() if supernet in (None, part.supernet)
-                ),
-            )
-            parts.append(_keyed(job, made, _code_hash(path, UNTIL)))
-            supernet_of[name] = part.supernet, study
-        made |= {part.id: part for part in parts}
-        if study == LAST:
-            needs = tuple(id for id in made if "-" not in id)
-        else:
-            needs = tuple(part.id for part in parts) or tuple(before)
-        if not parts:
-            whole = replace(whole, weight=sum(part.weight for part in split) or whole.weight)
-            supernet_of[stem] = None, study
-        made[stem] = _keyed(
-            replace(whole, needs=needs), made, _code_hash(path, None) + _library_hash()
-        )
-    return list(made.values())
 
 
-def _keyed(job, made, code):
-    return replace(job, key=hash_of([job.params, code, [made[need].key for need in job.needs]]))
+def chains(jobs: Sequence[Job]) -> dict[str, float]:
+    """{id: work of the longest chain of jobs that begins with it}.
 
-
-def _changed(params, changes):
-    """Parameters with some values replaced, each where it stands: in `sizes` or beside it."""
-    sizes = params.get("sizes", {})
-    inside = {k: v for k, v in changes.items() if k in sizes}
-    return (
-        params
-        | {k: v for k, v in changes.items() if k in params}
-        | ({"sizes": sizes | inside} if inside else {})
-    )
-
-
-def _given_to(notebook, cell, how_much, what, out, stem, study):
-    """The parameters a notebook gets: all of its experiment, and of the profile what its parameters
-    cell names."""
-    place = _shown_from(ROOT, out)
-    sizes = {k: how_much[k] for k in HOW_MUCH.get(study, Machine).model_fields if k != "job_hours"}
-    known = how_much | what | {"out": place, "figures": f"{place}/{stem}", "sizes": sizes}
-    needed = [*what, "profile", "out"]
-    problems = [
-        f"{name}: the parameters cell knows a name that no file in params/ has"
-        for name in cell
-        if name not in known
-    ] + [f"{name}: missing from the parameters cell" for name in needed if name not in cell]
-    if problems:
-        raise Refusal("\n".join(f"{as_shown(notebook)}: {line}" for line in problems))
-    return {name: known[name] for name in cell}
-
-
-def _shown_from(base, path):
-    path = Path(path).resolve()
-    return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
-
-
-def outputs_folder(how_much, out=None):
-    return Path(out).resolve() if out else ROOT / "outputs" / how_much["profile"]
+    Who starts these first is done soonest.
+    """
+    found: dict[str, float] = {}
+    for job in reversed(jobs):  # what needs a job stands behind it
+        behind = [found[other.id] for other in jobs if job.id in other.needs]
+        found[job.id] = job.weight + max(behind, default=0.0)
+    return found
 
 
 # ------------------------------------------------------------------------------- what is left to do
 
 
-def due(all_jobs, out):
-    """Ids of the jobs to run: those without a valid record, and those that need one of them."""
-    ids = set()
-    for job in all_jobs:
-        if not finished(job, out) or ids.intersection(job.needs):
-            ids.add(job.id)
-    return ids
+def due(jobs: Sequence[Job], out: Path) -> dict[str, str]:
+    """{id: why it has to run} of the jobs without a valid record, and of those that need one."""
+    left: dict[str, str] = {}
+    for job in jobs:
+        reason = lacking(job, out)
+        waits = [need for need in job.needs if need in left]
+        if reason is None and waits:
+            reason = f"after {waits[0]}" + (f" and {len(waits) - 1} more" if waits[1:] else "")
+        if reason:
+            left[job.id] = reason
+    return left
 
 
-def finished(job, out):
-    """Is the record of these very parameters there, and everything that it lists? Times of files do
-    not matter."""
+def lacking(job: Job, out: Path) -> str | None:
+    """What a job lacks to be finished, as a word for the user; None if nothing.
+
+    It is finished if its record says so of this very job, and everything is there that it lists.
+    Times of files do not matter.
+    """
+    if not (out / job.record).exists():
+        return "not run yet"
     try:
         record = read_json(out / job.record)
-        return (
-            record["key"] == job.key
-            and all((out / file).exists() for file in record["files"])
-            and all(
-                read_json(out / folder / "report.json")["hash"] == h
-                for folder, h in record["cells"].items()
-            )
-        )
-    except (Refusal, KeyError, TypeError):
-        return False
+        changed = list(_changed(record["why"], job.why))
+        if changed:
+            return f"{' and '.join(changed)} changed"
+        for file in record["files"]:
+            if not (out / file).exists():
+                return f"{file} is gone"
+        for folder, cell_hash in record["cells"].items():
+            if read_json(out / folder / "report.json")["hash"] != cell_hash:
+                return f"{folder} was made anew"
+    except Refusal as refusal:
+        return str(refusal).split(":")[0]
+    except (KeyError, TypeError, AttributeError):
+        return f"{job.record} is damaged"
+    return None
 
 
-def prepare(all_jobs, out, left):
-    """Write the plan and each job's parameters, only where they changed; drop the records that no
-    longer hold."""
-    for job in all_jobs:
-        _write_if_changed(out / job.params_file, job.params)
-        if job.id in left:
-            (out / job.record).unlink(missing_ok=True)
-    longest = chains(all_jobs)
-    _write_if_changed(
-        out / "plan.json",
-        {
-            "root": ROOT,
-            "python": sys.executable,
-            "jobs": [
-                asdict(job)
-                | {
-                    "record": job.record,
-                    "log": job.log,
-                    "params_file": job.params_file,
-                    "chain": longest[job.id],
-                }
-                for job in all_jobs
-            ],
-        },
-    )
-
-
-def chains(all_jobs):
-    """{id: work of the longest chain of jobs that begins with it}. Who starts these first is done
-    soonest."""
-    found = {}
-    for job in reversed(all_jobs):  # what needs a job stands behind it
-        found[job.id] = job.weight + max(
-            (found[j.id] for j in all_jobs if job.id in j.needs), default=0.0
-        )
-    return found
-
-
-def _write_if_changed(path, obj):
-    try:
-        same = read_json(path) == plain(obj)
-    except Refusal:
-        same = False
-    if not same:
-        write_json(path, obj)
+def _changed(before: Any, now: dict[str, str]) -> Iterator[str]:
+    words = {"needs": "what it reads"}
+    for key, value in now.items():
+        if before.get(key) != value:
+            yield words.get(key, key)

@@ -1,383 +1,30 @@
-"""params/ -> parameters -> jobs, and the driver behind run_all.sh that has Snakemake run them.
+"""params/ -> parameters: read, overridden by options, checked, told in one line per mistake.
 
 A profile says how much (images, epochs, subnets), an experiment says what (teachers, seeds,
-switches); a notebook gets both, flat. A notebook loops over its cells and skips the finished ones,
-so a job is the same notebook told to do a part of its cells; a last run of it finds all of them
-finished and draws tables and figures.
+switches); a notebook gets both, flat. The models behind them are in `nat_lib.studies.models`.
 """
 
 import ast
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from reprlib import Repr
+from typing import Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, read_json
-from nat_lib.plans import NETWORKS
-from nat_lib.search import objectives
-from nat_lib.search.objectives import OBJECTIVES
-from nat_lib.search.predictors import PREDICTORS
-from nat_lib.search.strategies import STRATEGIES
-from nat_lib.stages import BACKBONES
+from nat_lib.studies import STUDIES
+from nat_lib.studies.models import Machine, Profile
 
 PARAMS = ROOT / "params"
-EMBEDDED = ("digits", "digits_turned")  # need no folder
-DATASETS = (
-    *EMBEDDED,
-    "folder",
-    "tiny_imagenet",
-    "cifar10",
-    "cifar100",
-    "cinic10",
-    "stl10",
-    "food101",
-    "cars",
-    "aircraft",
-    "dtd",
-    "pets",
-    "flowers102",
-    "eurosat",
-    "fashion_mnist",
-    "gtsrb",
-)  # as data.py, without torch
-
-
-# ---------------------------------------------------------------------------- what may be asked for
-
-
-def _distinct(values):
-    if len(set(values)) != len(values):
-        raise ValueError("names a value twice")
-    return values
-
-
-def _ascending(values):
-    if list(values) != sorted(set(values)):
-        raise ValueError("must be ascending, each value once")
-    return values
-
-
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Channels = Annotated[int, Field(ge=8, le=4096)]
-Side = Annotated[int, Field(ge=8, le=512, multiple_of=4)]
-Sides = Annotated[list[Side], Field(min_length=1), AfterValidator(_ascending)]
-Width = Literal["1.0", "1.2"]
-Names = Annotated[list[Literal[*NETWORKS]], AfterValidator(_distinct)]
-Seeds = Annotated[
-    list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)
-]
-
-
-AepNames = Annotated[list[Literal[*BACKBONES]], AfterValidator(_distinct)]
-Scenario = Literal[
-    "TR-224", "FT-224", "TR-64", "FT-64"
-]  # thesis 4.2.1: from scratch or fine-tuned, pixels
-OTHERS = "others"  # in aep_proxy: every data set that has no line of its own
-
-PhaseName = Literal["1", "2", "3", "4"]
-Pair = Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=2, max_length=2)]
-
-
-def _objectives(text):
-    try:
-        objectives.names(text)
-    except Refusal:
-        raise ValueError(
-            f"is not {objectives.ERROR} alone or joined by + with some of "
-            f"{', '.join(OBJECTIVES)}, such as {objectives.EXAMPLE}"
-        ) from None
-    return text
-
-
-Sets = Annotated[list[Annotated[str, AfterValidator(_objectives)]], AfterValidator(_distinct)]
-
-
-def _width(value):
-    if value not in (1.0, 1.2):
-        raise ValueError("is not one of 1.0, 1.2")
-    return value
-
-
-class Strict(BaseModel):
-    """Every key is required, no other key exists, and text is not a number."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Machine(Strict):
-    """What every study needs."""
-
-    profile: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
-    data_dir: str | None  # relative to the repository; digits need none
-    threads: Annotated[int, Field(ge=1, le=256)]
-    workers: Annotated[int, Field(ge=0, le=256)]
-    job_hours: Annotated[
-        float, Field(gt=0)
-    ]  # a job that takes longer is stopped; read by the driver alone
-
-
-class Pruning(Machine):
-    """How much of chapter 4. None (null) means all of it."""
-
-    aep_datasets: Annotated[list[Literal[*DATASETS]], AfterValidator(_distinct)]
-    aep_networks: AepNames
-    aep_scenarios: dict[Scenario, Side]  # which, and at how many pixels here
-    aep_proxy: dict[
-        Literal[*DATASETS, OTHERS], Literal[*DATASETS]
-    ]  # fine-tuned on this: pre-trained on that
-    aep_train_images: Count | None
-    aep_val_images: Count | None
-    aep_test_images: Count | None
-    aep_batch_size: Annotated[int, Field(ge=2)]
-    aep_eval_batch_size: Count
-    aep_epochs: Count
-    aep_patience: Count
-    aep_max_steps: Count | None  # per epoch
-    aep_lr_factor: Annotated[float, Field(gt=0, le=1000)]
-    aep_bn_momentum: Share | None  # None: as torchvision builds the network
-    aep_latency_runs: Count
-
-    @model_validator(mode="after")
-    def _data_sets_lie_somewhere(self):
-        for name in self.aep_datasets:
-            if name not in EMBEDDED and not self.data_dir:
-                raise ValueError(
-                    f"data_dir: {name} needs the folder its images lie in (--data-dir DIR)"
-                )
-        return self
-
-
-class Common(Machine):
-    """How much, in every study of chapters 5 and 6. None (null) means all of it."""
-
-    dataset: Literal[*DATASETS]  # on which supernets are trained
-    base_channels: Annotated[list[Channels], Field(min_length=2, max_length=6)]
-    train_resolutions: Sides
-    eval_resolutions: Sides
-    calibration_images: Count | None
-    supernets: dict[Width, Names]
-
-    @model_validator(mode="after")
-    def _images_lie_somewhere(self):
-        if self.dataset not in EMBEDDED and not self.data_dir:
-            raise ValueError(
-                f"data_dir: {self.dataset} needs the folder its images lie in (--data-dir DIR)"
-            )
-        return self
-
-
-class Shrinking(Common):
-    """How much of chapter 5."""
-
-    train_images: Count | None
-    val_images: Count | None
-    test_images: Count | None
-    batch_size: Annotated[int, Field(ge=2)]
-    eval_batch_size: Count
-    epoch_fraction: Share  # of the epochs in thesis Table 5.2
-    min_epochs: Count
-    min_full_epochs: Count  # of the Full phase, which starts from random weights
-    max_steps_per_epoch: Count | None
-    learning_rates: Literal["thesis", "code"]  # Table 5.2, or the published training scripts
-    lr_factor: Annotated[float, Field(gt=0, le=1000)]
-    val_subnets: Annotated[int, Field(ge=1, le=32)]
-    grid_subnets: Count | None
-
-
-class Target(Common):
-    """The data set that chapter 6 works on."""
-
-    target: Literal[*DATASETS]  # to which the supernets are moved
-    target_dir: str | None  # None: data_dir
-    target_train_images: Count | None
-    target_val_images: Count | None
-    target_test_images: Count | None
-    nat_eval_batch_size: Count
-
-    @model_validator(mode="after")
-    def _target_lies_somewhere(self):
-        if self.target not in EMBEDDED and not (self.target_dir or self.data_dir):
-            raise ValueError(
-                f"target_dir: {self.target} needs the folder its images lie in (--target-dir DIR)"
-            )
-        return self
-
-
-class Moving(Target):
-    """How much of warm-up and adaptation."""
-
-    nat_batch_size: Annotated[int, Field(ge=2)]
-    nat_epoch_fraction: Share  # of the epochs of the warm-up
-    nat_min_epochs: Count
-    nat_max_steps: Count | None  # per epoch
-    nat_lr_factor: Annotated[float, Field(gt=0, le=1000)]
-    nat_val_subnets: Annotated[int, Field(ge=1, le=32)]
-
-
-class Comparing(Moving):
-    """How much of the comparison of predictors."""
-
-    predictor_supernets: Names
-    predictors: Annotated[
-        list[Literal[*PREDICTORS]], Field(min_length=1), AfterValidator(_distinct)
-    ]
-    predictor_sizes: Annotated[
-        list[Annotated[int, Field(ge=10)]], Field(min_length=1), AfterValidator(_ascending)
-    ]
-    predictor_repeats: Count
-    predictor_tests: Annotated[int, Field(ge=3)]
-
-
-class Searching(Moving):
-    """How much of the searches. Pairs are (NAT, NATv2): phase 1, and phases 2 to 4."""
-
-    nat_supernets: dict[PhaseName, Names]
-    searches: dict[PhaseName, Sets]
-    iterations: Count
-    adaptation_epochs: Count  # per iteration
-    archive_sizes: Pair
-    candidates: Pair  # measured per iteration
-    multiplier: Count  # of the archive size that pre-processing samples in phases 3 and 4
-    top: Count  # subnets that the distributions of the adaptation are fitted to
-    distribution_families: Literal["short", "all"]
-    latency_runs: Count
-
-
-class Posting(Target):
-    """How much of post-processing."""
-
-    nat_supernets: dict[PhaseName, Names]
-    post_searches: dict[PhaseName, Sets]
-    post_subnets: Count  # of each search
-    post_epochs: Count
-    post_patience: Count
-    post_batch_size: Annotated[int, Field(ge=2)]
-    post_max_steps: Count | None
-
-
-class Profile(Pruning, Shrinking, Comparing, Searching, Posting):
-    """How much of everything."""
-
-
-class StartHere(Strict):
-    show_supernet: Literal[*NETWORKS]
-    show_width: Annotated[float, AfterValidator(_width)]
-    samples: Count
-    sample_seed: Annotated[int, Field(ge=0)]
-
-
-class AepStudy(Strict):
-    seeds: Seeds
-    hidden: Literal["measured", "proportional"]
-    keep_stem: bool
-    ties: Literal["smaller", "published"]
-    weights_dir: str | None  # folder of ImageNet weights; None: torch's own
-    download: bool
-    device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
-
-
-class Ofav2Eps(Strict):
-    widths: Annotated[
-        list[Annotated[float, AfterValidator(_width)]],
-        Field(min_length=1),
-        AfterValidator(_distinct),
-    ]
-    teachers: Annotated[
-        list[Literal["fixed", "pet"]], Field(min_length=1), AfterValidator(_distinct)
-    ]
-    seeds: Seeds
-    exit_weights: Literal["DESC", "ASC"]
-    kd: Literal["ensemble", "e2e"]
-    pet_lag: Annotated[int, Field(ge=0, le=1)]
-    stale_exits: bool
-    training_sizes: Literal["five", "three"]
-    tail_scaling: Literal["once", "twice"]
-    device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
-
-
-class Warming(Strict):
-    """Switches of the warm-up, shared by every study of chapter 6."""
-
-    seeds: Seeds
-    exit_weights: Literal["DESC", "ASC"]
-    carry_kernel_transforms: bool
-    tail_scaling: Literal["once", "twice"]
-    search_resolutions: Sides | None
-    device: Literal["cpu", "cuda"]
-
-
-class Predictors(Warming):
-    encodings: Annotated[
-        list[Literal["integer", "onehot"]], Field(min_length=1), AfterValidator(_distinct)
-    ]
-    draw_seed: Annotated[int, Field(ge=0)]
-
-
-class Natv2Phases(Warming):
-    strategy: Literal[*STRATEGIES]
-    predictor: Literal[*PREDICTORS]
-    fallback: Literal[*PREDICTORS]
-    mask_after_exit: bool
-    depth_prior: Literal["uniform", "author"]
-    population: Annotated[int, Field(ge=4)]
-    generations: Count
-    crossover: Literal["uniform", "two_point"]
-    subset_population: Annotated[int, Field(ge=4)]
-    subset_generations: Count
-    distribution_law: Literal["sse", "uniform_range", "empirical"]
-    fit_processes: Annotated[int, Field(ge=1, le=256)]
-    latency: Literal["table", "measured"]
-    tradeoff_reduce: Literal["min", "max"]
-    tradeoff_normalise: bool
-
-
-class PostProcessing(Strict):
-    seeds: Seeds
-    post_learning_rates: Annotated[
-        list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(_distinct)
-    ]
-    post_final: Literal["train+val", "train"]
-    device: Literal["cpu", "cuda"]
-
-
-class ParetoBrowser(Strict):
-    front_objectives: Annotated[str, AfterValidator(_objectives)] | None
-    export_recommended: bool
-
-
-class ThesisReport(Strict):
-    noise_copies: Annotated[int, Field(ge=100)]
-    noise_seed: Annotated[int, Field(ge=0)]
-
-
-EXPERIMENTS = {
-    "start_here": StartHere,
-    "aep_study": AepStudy,
-    "ofav2_eps": Ofav2Eps,
-    "predictors": Predictors,
-    "natv2_phases": Natv2Phases,
-    "post_processing": PostProcessing,
-    "pareto_browser": ParetoBrowser,
-    "thesis_report": ThesisReport,
-}
-HOW_MUCH = {
-    "aep_study": Pruning,
-    "ofav2_eps": Shrinking,
-    "predictors": Comparing,
-    "natv2_phases": Searching,
-    "post_processing": Posting,
-}
-RUN_KEYS = (
-    "out",
-    "figures",
-    "sizes",
-)  # where cells live; where tables and figures go; what a profile says
+# where cells live; where tables and figures go; what a profile says
+RUN_KEYS = ("out", "figures", "sizes")
+LARGEST = 1_000_000  # bytes of a file of parameters
+
+Values = dict[str, Any]
 
 KINDS = {
     "int_type": "a whole number",
@@ -391,67 +38,95 @@ KINDS = {
 }
 
 
-def _validated(model, values, where, changed=()):
-    """`values` as the model's plain dict; otherwise a Refusal with one line per key. `changed`:
-    given by options."""
+_short = Repr()
+_short.maxlevel, _short.maxstring, _short.maxother = 4, 80, 80
+_short.maxlist = _short.maxdict = 12
+
+
+def _validated(model: Any, values: Values, where: str, changed: Iterable[str] = ()) -> Values:
+    """`values` as the model's plain dict; otherwise a Refusal with one line per key.
+
+    changed : keys that options of the command line gave
+    """
     try:
         return model.model_validate(values).model_dump()
     except ValidationError as error:
-        lines = [
-            f"{'command line' if e['loc'] and e['loc'][0] in changed else where}: {_line(e, model)}"
-            for e in error.errors()
-        ]
+        lines = []
+        for mistake in error.errors():
+            place = mistake["loc"]
+            source = "command line" if place and place[0] in changed else where
+            lines.append(f"{source}: {_line(mistake, model)}")
     raise Refusal("\n".join(lines))
 
 
-def _line(error, model):
-    kind, given, context = error["type"], error["input"], error.get("ctx", {})
-    key = "".join(
-        f"[{part}]" if isinstance(part, int) or i else part
-        for i, part in enumerate(error["loc"])
-        if part != "[key]"
-    )
+def _line(error: Any, model: Any) -> str:
+    """One mistake that pydantic found, as a line that names key, value and legal values."""
+    kind, context = error["type"], error.get("ctx", {})
+    given = _short.repr(error["input"])
+    key = _key_of(error["loc"])
     if kind == "extra_forbidden":
         return f"{key}: unknown key; {_meant(key, model.model_fields)}"
     if kind == "literal_error":
-        return f"{key}: {given!r} is not one of {context['expected'].replace(' or ', ', ')}"
+        line = f"{key}: {given} is not one of {context['expected'].replace(' or ', ', ')}"
+        quoted = isinstance(error["input"], int | float) and f"'{error['input']}'" in line
+        return f"{line}; write it in quotes" if quoted else line
     if kind == "value_error":
-        return f"{key}: {given!r} {context['error']}" if key else str(context["error"])
-    if kind in ("int_type", "float_type") and isinstance(given, str) and _number(given) is not None:
-        return f"{key}: {given!r} is text, not a number: write {_number(given)}"
+        return f"{key}: {given} {context['error']}" if key else str(context["error"])
+    number = _number(error["input"]) if kind in ("int_type", "float_type") else None
+    if number is not None:
+        return f"{key}: {given} is text, not a number: write {number}"
+    if kind == "missing":
+        return f"{key}: must be {KINDS[kind]}"
     if kind in KINDS:
-        return f"{key}: {'' if kind == 'missing' else repr(given) + ' '}must be {KINDS[kind]}"
-    return f"{key}: {given!r} {error['msg'].replace('Input should', 'must').replace('String should', 'must')}"
+        return f"{key}: {given} must be {KINDS[kind]}"
+    said = error["msg"].replace("Input should", "must").replace("String should", "must")
+    return f"{key}: {given} {said}"
 
 
-def _meant(key, known):
+def _key_of(place: Iterable[Any]) -> str:
+    """The place of a mistake as a user writes it: `supernets[1.0][0]`."""
+    first, *others = [part for part in place if part != "[key]"] or [""]
+    return str(first) + "".join(f"[{part}]" for part in others)
+
+
+def _meant(key: str, known: Iterable[str]) -> str:
     close = get_close_matches(key, known, 1)
     return f"did you mean {close[0]}?" if close else f"the keys are {', '.join(known)}"
 
 
-def _number(text):
-    """A number that YAML 1.1 read as text (1e-3), spelled so that it is read as a number; None if
-    it is no number."""
+def _number(text: Any) -> str | None:
+    """A number that YAML 1.1 read as text (1e-3), spelled so that it is read as a number.
+
+    None if it is no such text.
+    """
+    if not isinstance(text, str):
+        return None
     try:
         value = float(text)
     except ValueError:
         return None
-    spelled = (
-        repr(int(value))
-        if value.is_integer() and abs(value) < 1e15 and "." not in text
-        else repr(value)
-    )
-    return spelled if "." in spelled or "e" not in spelled else spelled.replace("e", ".0e")
+    if value.is_integer() and abs(value) < 1e15 and "." not in text:
+        return repr(int(value))
+    spelled = repr(value)
+    return spelled if "." in spelled else spelled.replace("e", ".0e")
 
 
 # --------------------------------------------------------------------------------------- parameters
 
 
-def read_yaml(path):
+def read_yaml(path: str | Path) -> Values:
+    """A file of `key: value` lines, or a Refusal that says what is wrong with it."""
     try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError):
+        with open(path, "rb") as file:
+            blob = file.read(LARGEST + 1)
+    except (OSError, ValueError):
         raise Refusal(f"{path} cannot be read: check the path") from None
+    if len(blob) > LARGEST:
+        raise Refusal(f"{path} is larger than {LARGEST} bytes: it is no file of parameters")
+    try:
+        values = _yaml(blob.decode())
+    except UnicodeDecodeError:
+        raise Refusal(f"{path} is not UTF-8 text: save it in that encoding") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise Refusal(f"{path}, line {mark.line + 1 if mark else '?'}: not valid YAML") from None
@@ -460,7 +135,15 @@ def read_yaml(path):
     return values
 
 
-def profile_path(profile):
+def _yaml(text: str) -> Any:
+    """The value of a YAML text; what nests too deeply to be read is a YAMLError, too."""
+    try:
+        return yaml.safe_load(text)
+    except (RecursionError, ValueError) as error:  # ValueError: a date such as 2024-99-99
+        raise yaml.YAMLError(str(error)) from None
+
+
+def profile_path(profile: str | Path) -> Path:
     """File of a profile: its name, or the path of a YAML file of one's own."""
     if Path(profile).suffix in (".yaml", ".yml"):
         return Path(profile)
@@ -473,9 +156,10 @@ def profile_path(profile):
     return path
 
 
-def load_profile(profile, overrides=None):
+def load_profile(profile: str | Path, overrides: Values | None = None) -> Values:
+    """All keys of a profile; `overrides` win, and those it has no key for are left alone."""
     path = profile_path(profile)
-    chosen = {k: v for k, v in (overrides or {}).items() if k in Profile.model_fields}
+    chosen = _known(overrides, Profile)
     values = _validated(Profile, read_yaml(path) | chosen, as_shown(path), chosen)
     for key in ("data_dir", "target_dir"):
         if values[key]:
@@ -483,69 +167,78 @@ def load_profile(profile, overrides=None):
     return values
 
 
-def load_experiment(study, overrides=None):
-    if study not in EXPERIMENTS:
-        raise Refusal(f"experiment: {study!r} is not one of {', '.join(EXPERIMENTS)}")
-    model, path = EXPERIMENTS[study], PARAMS / "experiments" / f"{study}.yaml"
-    chosen = {k: v for k, v in (overrides or {}).items() if k in model.model_fields}
+def load_experiment(study: str, overrides: Values | None = None) -> Values:
+    """All switches of a study; `overrides` win, and those it has no key for are left alone."""
+    if study not in STUDIES:
+        raise Refusal(f"experiment: {study!r} is not one of {', '.join(STUDIES)}")
+    model, path = STUDIES[study].switches, PARAMS / "experiments" / f"{study}.yaml"
+    chosen = _known(overrides, model)
     return _validated(model, read_yaml(path) | chosen, as_shown(path), chosen)
 
 
-def assignments(texts):
-    """{key: value} of texts such as "lr_factor=2.0"; the value is read as it would be in a YAML
-    file."""
+def _known(overrides: Values | None, model: Any) -> Values:
+    return {key: value for key, value in (overrides or {}).items() if key in model.model_fields}
+
+
+def assignments(texts: Iterable[str]) -> Values:
+    """{key: value} of texts such as "lr_factor=2.0"; a value is read as in a YAML file."""
     found = {}
     for text in texts:
         key, equals, value = text.partition("=")
         try:
-            found[key] = yaml.safe_load(value)
+            found[key] = _yaml(value)
         except yaml.YAMLError:
             equals = ""
         if not (key and equals):
-            raise Refusal(f"--set {text}: write key=value, the value as in a YAML file")
+            raise Refusal(f"--set {text[:200]}: write key=value, the value as in a YAML file")
     return found
 
 
-def load_params(profile, experiment, overrides=None):
-    """Profile and experiment as one flat dict of plain values. `overrides` win; each must be a key
-    of some file."""
+def load_params(profile: str | Path, study: str, overrides: Values | None = None) -> Values:
+    """Profile and experiment as one flat dict of plain values.
+
+    overrides : win; each must be a key of some file
+    """
     check_overrides(overrides or {})
-    return load_profile(profile, overrides) | load_experiment(experiment, overrides)
+    return load_profile(profile, overrides) | load_experiment(study, overrides)
 
 
-def given(study, namespace):
-    """The parameters of a notebook of this study as one flat dict, taken from its namespace and
-    validated again.
+def sizes_of(study: str, profile: Values) -> Values:
+    """What a study takes of a profile; `job_hours` is for the driver alone."""
+    model = STUDIES[study].sizes or Machine
+    return {key: profile[key] for key in model.model_fields if key != "job_hours"}
+
+
+def given(study: str, namespace: Mapping[str, Any]) -> Values:
+    """The parameters of a notebook of this study as one flat dict, validated again.
 
     Its parameters cell names a profile, all of the experiment, and `sizes`: what replaces values of
     the profile. A batch run fills `sizes` completely; what somebody writes there by hand is checked
     like a file.
     """
-    model, sizes = HOW_MUCH[study], namespace["sizes"]
+    row, sizes = STUDIES[study], namespace["sizes"]
+    model = row.sizes or Machine
     how_much = {"job_hours": 1.0} | sizes
     if set(model.model_fields) - set(how_much):
-        how_much = {
-            k: v for k, v in load_profile(namespace["profile"]).items() if k in model.model_fields
-        } | sizes
-    what = {name: namespace[name] for name in EXPERIMENTS[study].model_fields if name in namespace}
+        how_much = _known(load_profile(namespace["profile"]), model) | sizes
+    what = {key: namespace[key] for key in row.switches.model_fields if key in namespace}
     return _validated(model, how_much, "parameters cell, sizes") | _validated(
-        EXPERIMENTS[study], what, "parameters cell"
+        row.switches, what, "parameters cell"
     )
 
 
-def check_overrides(overrides):
-    known = [
-        *Profile.model_fields,
-        *dict.fromkeys(k for model in EXPERIMENTS.values() for k in model.model_fields),
-    ]
+def check_overrides(overrides: Iterable[str]) -> None:
+    """Each must be a key of some file in params/; otherwise a Refusal names the closest."""
+    known = dict.fromkeys(Profile.model_fields)
+    for row in STUDIES.values():
+        known |= dict.fromkeys(row.switches.model_fields)
     unknown = [key for key in overrides if key not in known]
     if unknown:
-        raise Refusal(
-            "\n".join(f"--set {key}: unknown key; {_meant(key, known)}" for key in unknown)
-        )
+        lines = [f"--set {key}: unknown key; {_meant(key, known)}" for key in unknown]
+        raise Refusal("\n".join(lines))
 
 
-def as_shown(path):
+def as_shown(path: str | Path) -> str:
     """A path as the user would type it."""
     for base in (Path.cwd(), ROOT):
         if Path(path).is_absolute() and Path(path).is_relative_to(base):
@@ -556,9 +249,8 @@ def as_shown(path):
 # ---------------------------------------------------------------------------------------- notebooks
 
 
-def parameters_cell(notebook):
-    """{name: default} of the cell tagged `parameters`, which holds nothing but names set to
-    literals."""
+def parameters_cell(notebook: str | Path) -> Values:
+    """{name: default} of the cell tagged `parameters`, which only sets names to literals."""
     cells = [
         c
         for c in read_json(notebook)["cells"]
@@ -580,13 +272,79 @@ def parameters_cell(notebook):
     return found
 
 
-def source_text(cell):
+def source_text(cell: Values) -> str:
+    """The source of a notebook's cell, which may be stored as lines."""
     return "".join(cell["source"])
 
 
-def cells_until(notebook, tag):
-    """The cells of a notebook, up to the code cell that carries `tag` (all, if none does or tag is
-    None)."""
-    cells = read_json(notebook)["cells"]
-    tagged = [i for i, c in enumerate(cells) if tag in c["metadata"].get("tags", ())]
-    return cells[: tagged[0] + 1] if tagged else cells
+# ----------------------------------------------------------------------------- values that must fit
+
+
+def check_together(sizes: Values, switches: Mapping[str, Values]) -> None:
+    """Refuse combinations that only a later notebook would, before hours are spent on an earlier.
+
+    switches : {study: its switches} of the studies that are to run
+    """
+    problems: list[str] = []
+    for study, check in TOGETHER.items():
+        if study in switches:
+            problems += check(sizes, switches)
+    if problems:
+        raise Refusal("\n".join(dict.fromkeys(problems)))
+
+
+def _untrained(sizes: Values, switches: Mapping[str, Values], names: Iterable[str], key: str):
+    """A line for each supernet that a study wants and no other trains."""
+    widths = switches.get("ofav2_eps", {}).get("widths", [float(w) for w in sizes["supernets"]])
+    trained = [
+        name
+        for width, named in sizes["supernets"].items()
+        if float(width) in widths
+        for name in named
+    ]
+    for name in dict.fromkeys(names):
+        if name not in trained:
+            yield (
+                f"{key}: {name} is trained at no width: list it under supernets (and its width "
+                f"under widths), or take it out of {key}"
+            )
+
+
+def _predictors_fit(sizes: Values, switches: Mapping[str, Values]):
+    yield from _untrained(sizes, switches, sizes["predictor_supernets"], "predictor_supernets")
+
+
+def _searches_fit(sizes: Values, switches: Mapping[str, Values]):
+    from nat_lib.search.archive import VERSIONS
+
+    versions = [
+        v for v, names in sizes["nat_supernets"].items() if names and sizes["searches"].get(v)
+    ]
+    names = [name for version in versions for name in sizes["nat_supernets"][version]]
+    yield from _untrained(sizes, switches, names, "nat_supernets")
+    for version in versions:
+        teacher = VERSIONS[int(version)].teacher
+        if teacher not in switches.get("ofav2_eps", {}).get("teachers", [teacher]):
+            yield (
+                f"teachers: the searches of version {version} start from supernets that the "
+                f"{teacher} teacher trained: add it, or empty version {version} of searches"
+            )
+
+
+def _posts_fit(sizes: Values, switches: Mapping[str, Values]):
+    for version, wanted in sizes["post_searches"].items():
+        if not sizes["nat_supernets"].get(version):
+            continue
+        for objectives in wanted:
+            if objectives not in sizes["searches"].get(version, ()):
+                yield (
+                    f"post_searches[{version}]: {objectives} is not among searches[{version}]: "
+                    "add it there, or take it out here"
+                )
+
+
+TOGETHER = {
+    "predictors": _predictors_fit,
+    "natv2_phases": _searches_fit,
+    "post_processing": _posts_fit,
+}

@@ -1,0 +1,78 @@
+"""The studies of the kit, a row each: what it takes, what it follows, its jobs, and what it does.
+
+A notebook `NN_<study>.ipynb` shows the study of that name; its parameters are those of the row's
+models. A new study is a row here, its two models, its parts and its work.
+"""
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nat_lib.studies import models, parts
+from nat_lib.studies.parts import Part
+
+
+class Study(NamedTuple):
+    """One study.
+
+    switches : model of params/experiments/<study>.yaml: what it does
+    sizes    : model of the share of a profile it takes: how much; None: it trains nothing
+    after    : studies whose cells it reads
+    parts    : (parameters) -> its jobs beside the notebook's own
+    work     : "module:function" of (parameters, out) that does its cells; imported when called
+    last     : reads what all the others leave
+    """
+
+    switches: type[models.Strict]
+    sizes: type[models.Machine] | None = None
+    after: tuple[str, ...] = ()
+    parts: Callable[[dict[str, Any]], Iterable[Part]] = parts.whole
+    work: str | None = None
+    last: bool = False
+
+
+STUDIES = {
+    "start_here": Study(models.StartHere),
+    "aep_study": Study(
+        models.AepStudy,
+        models.Pruning,
+        parts=parts.aep,
+        work="nat_lib.studies.work:aep_study",
+    ),
+    "ofav2_eps": Study(
+        models.Ofav2Eps,
+        models.Shrinking,
+        parts=parts.eps,
+        work="nat_lib.studies.work:ofav2_eps",
+    ),
+    "predictors": Study(
+        models.Predictors,
+        models.Comparing,
+        after=("ofav2_eps",),
+        parts=parts.predictors,
+        work="nat_lib.studies.work:predictors",
+    ),
+    "natv2_phases": Study(
+        models.Natv2Phases,
+        models.Searching,
+        after=("ofav2_eps",),
+        parts=parts.searches,
+        work="nat_lib.studies.work:natv2_phases",
+    ),
+    "post_processing": Study(
+        models.PostProcessing,
+        models.Posting,
+        after=("natv2_phases",),
+        parts=parts.posts,
+        work="nat_lib.studies.work:post_processing",
+    ),
+    "pareto_browser": Study(models.ParetoBrowser, after=("natv2_phases", "post_processing")),
+    "thesis_report": Study(models.ThesisReport, last=True),
+}
+
+
+def run(study: str, params: dict[str, Any], out: str | Path) -> None:
+    """Do (or find finished) all cells of a study that `params` name, under the folder `out`."""
+    module, _, function = str(STUDIES[study].work).partition(":")
+    getattr(import_module(module), function)(params, Path(out))

@@ -27,10 +27,10 @@ from nat_lib.data.batches import load
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import score, score_exits
 from nat_lib.exits import MODES, exit_weights
-from nat_lib.run.params import OTHERS
 from nat_lib.search.pareto import front
 from nat_lib.stages import baseline_of
 from nat_lib.studies import eps
+from nat_lib.studies.models import OTHERS
 from nat_lib.train import fit
 
 STUDY, PRETRAINING = "aep_study", "aep_pretraining"

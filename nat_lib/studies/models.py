@@ -1,0 +1,350 @@
+"""What the studies take: pydantic models of params/, every value checked, names from the tables.
+
+A profile says how much (images, epochs, subnets): the sum of all `sizes` models is `Profile`. An
+experiment says what (teachers, seeds, switches). Importing this takes milliseconds and no torch.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from nat_lib.errors import Refusal
+from nat_lib.plans import NETWORKS
+from nat_lib.search import objectives
+from nat_lib.search.objectives import OBJECTIVES
+from nat_lib.search.predictors import PREDICTORS
+from nat_lib.search.strategies import STRATEGIES
+from nat_lib.stages import BACKBONES
+
+EMBEDDED = ("digits", "digits_turned")  # need no folder
+DATASETS = (
+    *EMBEDDED,
+    "folder",
+    "tiny_imagenet",
+    "cifar10",
+    "cifar100",
+    "cinic10",
+    "stl10",
+    "food101",
+    "cars",
+    "aircraft",
+    "dtd",
+    "pets",
+    "flowers102",
+    "eurosat",
+    "fashion_mnist",
+    "gtsrb",
+)  # as data.py, without torch
+
+
+# ---------------------------------------------------------------------------- what may be asked for
+
+
+def _distinct(values):
+    if len(set(values)) != len(values):
+        raise ValueError("names a value twice")
+    return values
+
+
+def _ascending(values):
+    if list(values) != sorted(set(values)):
+        raise ValueError("must be ascending, each value once")
+    return values
+
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Channels = Annotated[int, Field(ge=8, le=4096)]
+Side = Annotated[int, Field(ge=8, le=512, multiple_of=4)]
+Sides = Annotated[list[Side], Field(min_length=1), AfterValidator(_ascending)]
+Width = Literal["1.0", "1.2"]
+Names = Annotated[list[Literal[*NETWORKS]], AfterValidator(_distinct)]
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)
+]
+
+
+AepNames = Annotated[list[Literal[*BACKBONES]], AfterValidator(_distinct)]
+Scenario = Literal[
+    "TR-224", "FT-224", "TR-64", "FT-64"
+]  # thesis 4.2.1: from scratch or fine-tuned, pixels
+OTHERS = "others"  # in aep_proxy: every data set that has no line of its own
+
+PhaseName = Literal["1", "2", "3", "4"]
+Pair = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+# the smallest and the largest subnet are in every archive
+Sizes = Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=2, max_length=2)]
+
+
+def _objectives(text):
+    try:
+        objectives.names(text)
+    except Refusal:
+        raise ValueError(
+            f"is not {objectives.ERROR} alone or joined by + with some of "
+            f"{', '.join(OBJECTIVES)}, such as {objectives.EXAMPLE}"
+        ) from None
+    return text
+
+
+Sets = Annotated[list[Annotated[str, AfterValidator(_objectives)]], AfterValidator(_distinct)]
+
+
+def _width(value):
+    if value not in (1.0, 1.2):
+        raise ValueError("is not one of 1.0, 1.2")
+    return value
+
+
+class Strict(BaseModel):
+    """Every key is required, no other key exists, and text is not a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Machine(Strict):
+    """What every study needs."""
+
+    profile: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    data_dir: str | None  # relative to the repository; digits need none
+    threads: Annotated[int, Field(ge=1, le=256)]
+    workers: Annotated[int, Field(ge=0, le=256)]
+    job_hours: Annotated[
+        float, Field(gt=0)
+    ]  # a job that takes longer is stopped; read by the driver alone
+
+
+class Pruning(Machine):
+    """How much of chapter 4. None (null) means all of it."""
+
+    aep_datasets: Annotated[list[Literal[*DATASETS]], AfterValidator(_distinct)]
+    aep_networks: AepNames
+    aep_scenarios: dict[Scenario, Side]  # which, and at how many pixels here
+    aep_proxy: dict[
+        Literal[*DATASETS, OTHERS], Literal[*DATASETS]
+    ]  # fine-tuned on this: pre-trained on that
+    aep_train_images: Count | None
+    aep_val_images: Count | None
+    aep_test_images: Count | None
+    aep_batch_size: Annotated[int, Field(ge=2)]
+    aep_eval_batch_size: Count
+    aep_epochs: Count
+    aep_patience: Count
+    aep_max_steps: Count | None  # per epoch
+    aep_lr_factor: Annotated[float, Field(gt=0, le=1000)]
+    aep_bn_momentum: Share | None  # None: as torchvision builds the network
+    aep_latency_runs: Count
+
+    @model_validator(mode="after")
+    def _data_sets_lie_somewhere(self):
+        for name in self.aep_datasets:
+            if name not in EMBEDDED and not self.data_dir:
+                raise ValueError(
+                    f"data_dir: {name} needs the folder its images lie in (--data-dir DIR)"
+                )
+        return self
+
+
+class Common(Machine):
+    """How much, in every study of chapters 5 and 6. None (null) means all of it."""
+
+    dataset: Literal[*DATASETS]  # on which supernets are trained
+    base_channels: Annotated[list[Channels], Field(min_length=2, max_length=6)]
+    train_resolutions: Sides
+    eval_resolutions: Sides
+    calibration_images: Count | None
+    supernets: dict[Width, Names]
+
+    @model_validator(mode="after")
+    def _images_lie_somewhere(self):
+        if self.dataset not in EMBEDDED and not self.data_dir:
+            raise ValueError(
+                f"data_dir: {self.dataset} needs the folder its images lie in (--data-dir DIR)"
+            )
+        return self
+
+
+class Shrinking(Common):
+    """How much of chapter 5."""
+
+    train_images: Count | None
+    val_images: Count | None
+    test_images: Count | None
+    batch_size: Annotated[int, Field(ge=2)]
+    eval_batch_size: Count
+    epoch_fraction: Share  # of the epochs in thesis Table 5.2
+    min_epochs: Count
+    min_full_epochs: Count  # of the Full phase, which starts from random weights
+    max_steps_per_epoch: Count | None
+    learning_rates: Literal["thesis", "code"]  # Table 5.2, or the published training scripts
+    lr_factor: Annotated[float, Field(gt=0, le=1000)]
+    val_subnets: Annotated[int, Field(ge=1, le=32)]
+    grid_subnets: Count | None
+
+
+class Target(Common):
+    """The data set that chapter 6 works on."""
+
+    target: Literal[*DATASETS]  # to which the supernets are moved
+    target_dir: str | None  # None: data_dir
+    target_train_images: Count | None
+    target_val_images: Count | None
+    target_test_images: Count | None
+    nat_eval_batch_size: Count
+
+    @model_validator(mode="after")
+    def _target_lies_somewhere(self):
+        if self.target not in EMBEDDED and not (self.target_dir or self.data_dir):
+            raise ValueError(
+                f"target_dir: {self.target} needs the folder its images lie in (--target-dir DIR)"
+            )
+        return self
+
+
+class Moving(Target):
+    """How much of warm-up and adaptation."""
+
+    nat_batch_size: Annotated[int, Field(ge=2)]
+    nat_epoch_fraction: Share  # of the epochs of the warm-up
+    nat_min_epochs: Count
+    nat_max_steps: Count | None  # per epoch
+    nat_lr_factor: Annotated[float, Field(gt=0, le=1000)]
+    nat_val_subnets: Annotated[int, Field(ge=1, le=32)]
+
+
+class Comparing(Moving):
+    """How much of the comparison of predictors."""
+
+    predictor_supernets: Names
+    predictors: Annotated[
+        list[Literal[*PREDICTORS]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    predictor_sizes: Annotated[
+        list[Annotated[int, Field(ge=10)]], Field(min_length=1), AfterValidator(_ascending)
+    ]
+    predictor_repeats: Count
+    predictor_tests: Annotated[int, Field(ge=3)]
+
+
+class Searching(Moving):
+    """How much of the searches. Pairs are (NAT, NATv2): phase 1, and phases 2 to 4."""
+
+    nat_supernets: dict[PhaseName, Names]
+    searches: dict[PhaseName, Sets]
+    iterations: Count
+    adaptation_epochs: Count  # per iteration
+    archive_sizes: Sizes
+    candidates: Pair  # measured per iteration
+    multiplier: Count  # of the archive size that pre-processing samples in phases 3 and 4
+    top: Count  # subnets that the distributions of the adaptation are fitted to
+    distribution_families: Literal["short", "all"]
+    latency_runs: Count
+
+
+class Posting(Target):
+    """How much of post-processing."""
+
+    nat_supernets: dict[PhaseName, Names]
+    post_searches: dict[PhaseName, Sets]
+    post_subnets: Count  # of each search
+    post_epochs: Count
+    post_patience: Count
+    post_batch_size: Annotated[int, Field(ge=2)]
+    post_max_steps: Count | None
+
+
+class Profile(Pruning, Shrinking, Comparing, Searching, Posting):
+    """How much of everything."""
+
+
+class StartHere(Strict):
+    show_supernet: Literal[*NETWORKS]
+    show_width: Annotated[float, AfterValidator(_width)]
+    samples: Count
+    sample_seed: Annotated[int, Field(ge=0)]
+
+
+class AepStudy(Strict):
+    seeds: Seeds
+    hidden: Literal["measured", "proportional"]
+    keep_stem: bool
+    ties: Literal["smaller", "published"]
+    weights_dir: str | None  # folder of ImageNet weights; None: torch's own
+    download: bool
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
+
+
+class Ofav2Eps(Strict):
+    widths: Annotated[
+        list[Annotated[float, AfterValidator(_width)]],
+        Field(min_length=1),
+        AfterValidator(_distinct),
+    ]
+    teachers: Annotated[
+        list[Literal["fixed", "pet"]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    seeds: Seeds
+    exit_weights: Literal["DESC", "ASC"]
+    kd: Literal["ensemble", "e2e"]
+    pet_lag: Annotated[int, Field(ge=0, le=1)]
+    stale_exits: bool
+    training_sizes: Literal["five", "three"]
+    tail_scaling: Literal["once", "twice"]
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
+
+
+class Warming(Strict):
+    """Switches of the warm-up, shared by every study of chapter 6."""
+
+    seeds: Seeds
+    exit_weights: Literal["DESC", "ASC"]
+    carry_kernel_transforms: bool
+    tail_scaling: Literal["once", "twice"]
+    search_resolutions: Sides | None
+    device: Literal["cpu", "cuda"]
+
+
+class Predictors(Warming):
+    encodings: Annotated[
+        list[Literal["integer", "onehot"]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    draw_seed: Annotated[int, Field(ge=0)]
+
+
+class Natv2Phases(Warming):
+    strategy: Literal[*STRATEGIES]
+    predictor: Literal[*PREDICTORS]
+    fallback: Literal[*PREDICTORS]
+    mask_after_exit: bool
+    depth_prior: Literal["uniform", "author"]
+    population: Annotated[int, Field(ge=4)]
+    generations: Count
+    crossover: Literal["uniform", "two_point"]
+    subset_population: Annotated[int, Field(ge=4)]
+    subset_generations: Count
+    distribution_law: Literal["sse", "uniform_range", "empirical"]
+    fit_processes: Annotated[int, Field(ge=1, le=256)]
+    latency: Literal["table", "measured"]
+    tradeoff_reduce: Literal["min", "max"]
+    tradeoff_normalise: bool
+
+
+class PostProcessing(Strict):
+    seeds: Seeds
+    post_learning_rates: Annotated[
+        list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    post_final: Literal["train+val", "train"]
+    device: Literal["cpu", "cuda"]
+
+
+class ParetoBrowser(Strict):
+    front_objectives: Annotated[str, AfterValidator(_objectives)] | None
+    export_recommended: bool
+
+
+class ThesisReport(Strict):
+    noise_copies: Annotated[int, Field(ge=100)]
+    noise_seed: Annotated[int, Field(ge=0)]

@@ -1,0 +1,61 @@
+"""All cells of a study, finished or done now: what a notebook's cell and a part's job both call.
+
+Each function takes the parameters of its study (one flat dict) and the outputs folder, and skips
+what is finished. Torch and the studies are imported inside, so that the table of studies is light.
+"""
+
+from pathlib import Path
+from typing import Any
+
+
+def aep_study(params: dict[str, Any], out: Path) -> None:
+    """Train every network of chapter 4 that the parameters name."""
+    from nat_lib.machine import progress
+    from nat_lib.studies import aep
+
+    aep.check_weights(params)
+    for dataset in params["aep_datasets"]:
+        data = aep.load_data(params, dataset)
+        chosen = aep.selected(params | {"aep_datasets": [dataset]})
+        for cell in progress(chosen, f"{dataset}, trainings"):
+            aep.run(params, *cell, data, out)
+
+
+def ofav2_eps(params: dict[str, Any], out: Path) -> None:
+    """Train every supernet of chapter 5, phase by phase."""
+    from nat_lib.machine import progress
+    from nat_lib.studies import eps
+
+    data = eps.load_data(params)
+    for cell in progress(eps.selected(params), "supernets"):
+        eps.run(params, *cell, data, out)
+
+
+def predictors(params: dict[str, Any], out: Path) -> None:
+    """Score subnets and fit every predictor to them."""
+    from nat_lib.studies.predictors import run_predictors
+    from nat_lib.studies.searches import load_target
+
+    data = load_target(params)
+    for seed in params["seeds"]:
+        for supernet in params["predictor_supernets"]:
+            run_predictors(params, supernet, seed, data, out)
+
+
+def natv2_phases(params: dict[str, Any], out: Path) -> None:
+    """Run every search of chapter 6."""
+    from nat_lib.studies import searches
+
+    data = searches.load_target(params)
+    for cell in searches.selected(params):
+        searches.run_search(params, *cell, data, out)
+
+
+def post_processing(params: dict[str, Any], out: Path) -> None:
+    """Train on the subnets that the searches returned: the grid of settings, then the final one."""
+    from nat_lib.studies import post, searches
+
+    data = searches.load_target(params)
+    for kind in ("grid", "final"):
+        for cell in post.post_selected(params, kind):
+            post.run_posts(params, kind, *cell, data, out)
