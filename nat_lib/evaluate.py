@@ -16,8 +16,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from nat_lib.arch import Arch
 from nat_lib.cost import count
+from nat_lib.errors import Refusal
 from nat_lib.exits import ensemble
 from nat_lib.latency import measure
+
+
+MEMORY = 2 << 30  # bytes of activations that scoring may hold at a time
+WIDENING = 64  # no layer of the known networks holds more than so many times its images
 
 
 class Record(NamedTuple):
@@ -41,6 +46,15 @@ class Score(NamedTuple):
     top5: float
 
 
+def without_a_single(batches: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The batches, a last one of a single image joined to the one before: one image has no
+    statistics where its map is one pixel."""
+    if len(batches) < 2 or len(batches[-1]) > 1:
+        return batches
+    *others, last, single = batches
+    return [*others, torch.cat([last, single]).contiguous(memory_format=torch.channels_last)]
+
+
 @torch.no_grad()
 def recalibrate(network, batches):
     """Replace the BN statistics of a plain network, in place, by those of the given batches;
@@ -49,15 +63,17 @@ def recalibrate(network, batches):
     batches : list of images (B, 3, R, R).  Every BN normalises with the batch's own statistics;
               mean and biased variance are averaged over the batches, weighted by their sizes.
     """
+    batches = without_a_single(batches)
+    if len(batches[0]) < 2:
+        raise Refusal("batch norms cannot be calibrated with one image: give calibration_images=2")
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
-    per_channel = {}
-    hooks = [
-        m.register_forward_hook(
-            lambda m, i, o: per_channel.__setitem__(m, i[0].numel() // i[0].shape[1])
-        )
-        for m in norms
-    ]
+    values = {}  # per channel, of each norm in the batch at hand
+
+    def note(module, inputs, output):
+        values[module] = inputs[0].numel() // inputs[0].shape[1]
+
+    hooks = [m.register_forward_hook(note) for m in norms]
     mean, var = ([torch.zeros_like(m.running_mean) for m in norms] for _ in range(2))
     network.eval()
     for m in norms:
@@ -66,11 +82,10 @@ def recalibrate(network, batches):
     for x in batches:
         network(x)
         for m, mu, v in zip(norms, mean, var, strict=True):
-            n = per_channel[m]
-            mu.add_(m.running_mean, alpha=len(x) / total)
-            v.add_(
-                m.running_var, alpha=len(x) / total * (n - 1) / n
-            )  # the library keeps the unbiased variance
+            share, n = len(x) / total, values[m]
+            mu.add_(m.running_mean, alpha=share)
+            # the library keeps the unbiased variance
+            v.add_(m.running_var, alpha=share * (n - 1) / n)
     for m, mu, v, momentum in zip(norms, mean, var, momenta, strict=True):
         m.running_mean, m.running_var, m.momentum = mu, v, momentum
     for hook in hooks:
@@ -124,22 +139,55 @@ def _totals(network, batches, weights):
     is reported."""
     totals = 0
     for x, y in batches:
-        out = network(x)
-        outputs = [*out, ensemble(out, weights)] if isinstance(out, list) else [out]
-        totals = totals + torch.stack([_correct(o.float(), y) for o in outputs])
+        for images, labels in in_memory(network, x, y):
+            out = network(images)
+            outputs = [*out, ensemble(out, weights)] if isinstance(out, list) else [out]
+            totals = totals + torch.stack([_sums(o.float(), labels) for o in outputs])
     return totals.double()
 
 
-def _correct(logits, y):
-    best = logits.topk(min(5, logits.shape[1])).indices == y[:, None]
-    return torch.stack(
-        [
-            F.cross_entropy(logits, y, reduction="sum"),
-            100.0 * best[:, 0].sum(),
-            100.0 * best.sum(),
-            y.new_tensor(len(y), dtype=torch.float32),
-        ]
-    )
+def in_memory(network, x, y):
+    """[(images, labels)]: a batch in so many pieces that no layer of the network holds more than
+    MEMORY bytes of activations at a time."""
+    size = x[0].numel() * x.element_size() * len(x)
+    if size * WIDENING <= MEMORY:
+        return [(x, y)]
+    pieces = max(1, MEMORY // _activations(network, x[:1]))
+    return list(zip(x.split(pieces), y.split(pieces), strict=True))
+
+
+def _activations(network, image):
+    """Bytes of input and output of the largest layer, for one image."""
+    sizes = []
+
+    def note(module, inputs, output):
+        tensors = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
+        sizes.append(sum(t.numel() * t.element_size() for t in tensors))
+
+    hooks = [m.register_forward_hook(note) for m in network.modules()]
+    try:
+        network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes)
+
+
+def correct(outputs, labels):
+    """(S, 2) images whose class is first, and among the first five, of outputs (S, N, K) and labels
+    (N,); ties go as in argmax, and what is not a number is wrong."""
+    own = outputs.gather(2, labels.expand(len(outputs), -1)[..., None])
+    earlier = torch.arange(outputs.shape[2], device=labels.device) < labels[:, None]
+    ahead = (outputs > own) | ((outputs == own) & earlier) | own.isnan()
+    # truth values themselves are added five times slower
+    rank = ahead.view(torch.uint8).sum(2, dtype=torch.int32)
+    return torch.stack([(rank < 1).sum(1), (rank < 5).sum(1)], 1)
+
+
+def _sums(logits, y):
+    loss = F.cross_entropy(logits, y, reduction="sum")[None]
+    images = loss.new_tensor([float(len(y))])
+    return torch.cat([loss, 100.0 * correct(logits[None], y)[0], images])
 
 
 def prepare(net, arch, data, resolution, exits=None):

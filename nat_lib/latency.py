@@ -79,7 +79,7 @@ def measure(network, resolution, warmup=WARMUP, runs=RUNS, threads=None):
     with _evaluating(network), _using(threads):
         times = _times(network, random_image(resolution, device), warmup, runs, time.perf_counter)
         return Latency(
-            *_spread(times, TYPICAL), runs, _name(device), torch.get_num_threads(), _now()
+            *_spread(times, TYPICAL), runs, machine_of(device), torch.get_num_threads(), _now()
         )
 
 
@@ -109,7 +109,8 @@ def _spread(times, percentile):
     return value, high - low
 
 
-def _name(device):
+def machine_of(device: torch.device) -> str:
+    """The kind of device and its name: what a latency belongs to."""
     return (
         f"cuda ({torch.cuda.get_device_name(device)})"
         if device.type == "cuda"
@@ -341,7 +342,7 @@ def build_table(
     return Table(
         space,
         n_classes,
-        _name(device),
+        machine_of(device),
         threads,
         "processor" if processor else "wall",
         _now(),
@@ -479,8 +480,11 @@ def save_table(path, table):
     write_json(path, content | {"hash": hash_of(content)})
 
 
-def load_table(path, space, n_classes):
-    """The `Table` that `save_table` wrote, if it is one of this space with so many classes."""
+def load_table(path, space, n_classes, machine=None):
+    """The `Table` that `save_table` wrote, if it is one of this space with so many classes.
+
+    machine : from `machine_of`; that it must have been measured on.  None: any
+    """
     content = read_json(path)
     whole = isinstance(content, dict) and content.pop("hash", None) == hash_of(content)
     if not whole or content.pop("format", None) != FORMAT:
@@ -492,5 +496,10 @@ def load_table(path, space, n_classes):
         raise Refusal(
             f"{path} was measured for another space or number of classes ({of[0].name}, "
             f"{of[1]} classes): delete it and run again, or name another file"
+        )
+    if machine and content["device"] != machine:
+        raise Refusal(
+            f"{path} was measured on {content['device']}, this is {machine}: delete it and run "
+            "again, it is measured anew"
         )
     return Table(*of, **content | {key: pd.DataFrame(content[key]) for key in FRAMES})

@@ -380,6 +380,16 @@ def test_a_table_of_something_else_is_refused(tables, tmp_path):
             load_table(path, space, n_classes)
 
 
+def test_a_table_of_another_machine_is_refused(tables, tmp_path):
+    path, here = tmp_path / "table.json", latency.machine_of(torch.device("cpu"))
+    save_table(path, tables["BASE"])
+    assert load_table(path, small("BASE"), 5, here).device == here
+    save_table(path, dataclasses.replace(tables["BASE"], device="cpu (another)"))
+    assert load_table(path, small("BASE"), 5).device == "cpu (another)"  # to look at
+    with pytest.raises(Refusal, match=r"measured on cpu \(another\), this is .*delete it"):
+        load_table(path, small("BASE"), 5, here)
+
+
 def test_damaged_files_are_refused(tables, tmp_path):
     path = tmp_path / "table.json"
     with pytest.raises(Refusal, match="does not exist"):

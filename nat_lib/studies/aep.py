@@ -25,7 +25,7 @@ from nat_lib import backbones, cells, files, latency, machine
 from nat_lib.cells import open_cell
 from nat_lib.data.batches import load
 from nat_lib.errors import Refusal
-from nat_lib.evaluate import score, score_exits
+from nat_lib.evaluate import correct, in_memory, score, score_exits
 from nat_lib.exits import MODES, exit_weights
 from nat_lib.search.pareto import front
 from nat_lib.stages import baseline_of
@@ -471,7 +471,7 @@ def _sums(losses, outputs, y):
     then each exit."""
     n = y.new_full((len(outputs), 1), len(y))
     return torch.cat(
-        [len(y) * torch.cat([losses.sum()[None], losses])[:, None], 100.0 * _right(outputs, y), n],
+        [len(y) * torch.cat([losses.sum()[None], losses])[:, None], 100.0 * correct(outputs, y), n],
         1,
     )
 
@@ -493,7 +493,8 @@ def _columns(split, rows):
 def exit_outputs(network, batches):
     """`Outputs` of a network in one pass over (images, labels) batches."""
     network.eval()
-    logits, labels = zip(*((stacked(network(x)), y) for x, y in batches), strict=True)
+    pieces = (piece for x, y in batches for piece in in_memory(network, x, y))
+    logits, labels = zip(*((stacked(network(x)), y) for x, y in pieces), strict=True)
     found = Outputs(torch.cat(logits, 1), torch.cat(labels))
     if not torch.isfinite(found.logits).all():
         raise Refusal(
@@ -511,20 +512,8 @@ def accuracies(outputs, weights):
     step, right = max(1, CHUNK // (len(W) * n_classes)), 0
     for i in range(0, n, step):
         sums = torch.einsum("se,enk->snk", W, outputs.logits[:, i : i + step])
-        right = right + _right(sums, outputs.labels[i : i + step])
+        right = right + correct(sums, outputs.labels[i : i + step])
     return (100.0 * right.double() / n).cpu().numpy()
-
-
-def _right(outputs, labels):
-    """(S, 2) images whose class is first, and among the first five, of outputs (S, N, K); ties go
-    as in argmax."""
-    own = outputs.gather(2, labels.expand(len(outputs), -1)[..., None])
-    earlier = torch.arange(outputs.shape[2], device=labels.device) < labels[:, None]
-    ahead = (outputs > own) | ((outputs == own) & earlier)
-    rank = ahead.view(torch.uint8).sum(
-        2, dtype=torch.int32
-    )  # truth values themselves are added five times slower
-    return torch.stack([(rank < 1).sum(1), (rank < 5).sum(1)], 1)
 
 
 def all_subsets(n_exits):

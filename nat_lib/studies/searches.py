@@ -281,6 +281,7 @@ def latency_of(run, nets, data, memory, out):
 
 def block_table(space, n_classes, device, out):
     """The latency table of a space on this machine, built once per outputs folder."""
+    machine = latency_module.machine_of(torch.device(device))
     with first_rank_first():
         cell = open_cell(
             out,
@@ -289,7 +290,7 @@ def block_table(space, n_classes, device, out):
             {
                 "space": space,
                 "n_classes": n_classes,
-                "device": str(device),
+                "machine": machine,
                 "threads": torch.get_num_threads(),
             },
             "nat_lib.latency",
@@ -303,7 +304,7 @@ def block_table(space, n_classes, device, out):
             return {"error": table.error._asdict(), "rows": len(table.rows)}
 
         cells.compute(cell, work)
-    return load_table(path, space, n_classes)
+    return load_table(path, space, n_classes, machine)
 
 
 # --------------------------------------------------------------------------------------- one search
