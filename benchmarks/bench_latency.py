@@ -19,7 +19,8 @@ from scipy.stats import spearmanr
 
 from nat_lib.arch import Space
 from nat_lib.cost import count
-from nat_lib.latency import build_table, measure
+from nat_lib.latency import measure
+from nat_lib.latency_table import build_table
 from nat_lib.supernet import Supernet
 
 RESOLUTION, CLASSES, TARGET = 64, 200, 5.0  # percent

@@ -1,7 +1,7 @@
 """The networks of the AEP study: torchvision's models, cut into stages, with an exit behind every
 stage.
 
-A row of `stages.BACKBONES` says where to cut, a row of `HEADS` what an exit is made of; another
+A row of `backbone_table.BACKBONES` says where to cut, a row of `HEADS` what an exit is made of; another
 network is another row.  The single-exit baseline of a network has the same stem and stages and only
 the last exit.
 Source: thesis chapter 4; AEP, arXiv:2301.12168; stages and exits are those of the published
@@ -22,9 +22,9 @@ from torch import nn
 from torch.func import functional_call
 from torchvision.ops import SqueezeExcitation
 
+from nat_lib.backbone_table import row_of
 from nat_lib.errors import Refusal
 from nat_lib.files import sha256_of
-from nat_lib.stages import row_of
 
 HIDDEN = ("measured", "proportional")  # options for the hidden layer of an exit
 EPS, MOMENTUM = (
@@ -114,7 +114,7 @@ class Network(nn.Module):
 def build(
     name, n_classes, single=False, channels=3, weights=None, hidden="measured", keep_stem=False
 ):
-    """A network of `stages.BACKBONES`: `Network`, initialised by torchvision and PyTorch from
+    """A network of `backbone_table.BACKBONES`: `Network`, initialised by torchvision and PyTorch from
     torch's generator.
 
     single    : the baseline: only the last exit

@@ -20,7 +20,6 @@ from nat_lib.errors import Refusal
 from nat_lib.exits import ensemble
 from nat_lib.latency import measure
 
-
 MEMORY = 2 << 30  # bytes of activations that scoring may hold at a time
 WIDENING = 64  # no layer of the known networks holds more than so many times its images
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nat_lib import backbones, evaluate, files
+from nat_lib.backbone_table import BACKBONES, Backbone
 from nat_lib.backbones import build, cost, extract
 from nat_lib.cells import open_cell
 from nat_lib.data import augment
@@ -21,7 +22,6 @@ from nat_lib.data.batches import Data, load
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import Score
 from nat_lib.exits import MODES, exit_weights
-from nat_lib.stages import BACKBONES, Backbone
 from nat_lib.studies import aep
 
 NETWORK, PIXELS = "MobileNetV3Small", 32

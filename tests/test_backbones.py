@@ -15,9 +15,9 @@ import torchvision.models as tv
 from torch import nn
 
 from nat_lib import backbones, files
+from nat_lib.backbone_table import BACKBONES, Backbone
 from nat_lib.backbones import Network, backbone_weights, build, cost, extract, parts
 from nat_lib.errors import Refusal
-from nat_lib.stages import BACKBONES, Backbone
 
 REFERENCE = files.ROOT / "nat_lib" / "results" / "reference"
 STRUCTURE, COSTS = (

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from nat_lib.backbone_table import BACKBONES, baseline_of
 from nat_lib.report import figures4, style, tables
 from nat_lib.results import chapter4, claims, claims4, stats
 from nat_lib.results.claims import MODES, judge, printed, single_run_noise
-from nat_lib.stages import BACKBONES, baseline_of
 
 NETWORKS, SCENARIOS, CONFIGS = (claims.CONSTANTS[k] for k in ("NETWORKS", "SCENARIOS", "CONFIGS"))
 DATASETS = [tables.DATASETS[name] for name in claims.CONSTANTS["DATASETS"]]

@@ -18,6 +18,7 @@ from torch import nn
 
 from nat_lib import backbones, cost, files
 from nat_lib.arch import Space
+from nat_lib.backbone_table import BACKBONES
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import prepare
 from nat_lib.exits import (
@@ -30,7 +31,6 @@ from nat_lib.exits import (
 )
 from nat_lib.export import layers, write
 from nat_lib.run.params import load_params
-from nat_lib.stages import BACKBONES
 from nat_lib.studies import aep, searches, warmup
 from nat_lib.studies.post import POST, attached, run_posts
 from nat_lib.supernet import Network, Supernet

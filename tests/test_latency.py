@@ -18,11 +18,12 @@ import torch
 from networks import counting_work
 from torch import nn
 
-from nat_lib import evaluate, files, latency
+from nat_lib import evaluate, files, latency, latency_table
 from nat_lib.arch import Space
 from nat_lib.blocks import active
 from nat_lib.errors import Refusal
-from nat_lib.latency import Latency, build_table, load_table, measure, save_table
+from nat_lib.latency import Latency, measure
+from nat_lib.latency_table import build_table, load_table, save_table
 from nat_lib.supernet import Supernet, with_width
 
 NAMES = ("BASE", "SE_P", "EE_D", "EE_DP")
@@ -254,16 +255,18 @@ def test_every_part_is_timed_once_in_every_slot_of_every_round(table):
         wanted |= {(s, "", "sum", 0, 0): once * len(parts)} if space.dense or space.parallel else {}
     places = product(space.widths, space.resolutions, wanted.items())
     wanted = {(w, r, *key): n for w, r, (key, n) in places}
-    found = dict(zip(rows[latency.KEY].itertuples(index=False, name=None), rows.runs, strict=True))
+    found = dict(
+        zip(rows[latency_table.KEY].itertuples(index=False, name=None), rows.runs, strict=True)
+    )
     assert found == wanted and len(rows) == len(wanted)
 
 
 def test_the_chain_that_is_timed_is_the_network(rng):
     space = small("SE_P", widths=(1.0,))
     net, x = Supernet(space, 1.0, 5).eval(), torch.randn(1, 3, 20, 20)
-    for _, arch in latency._tours(space, rng):
+    for _, arch in latency_table._tours(space, rng):
         network, h = net.extract(arch, exits="all"), x
-        for _, module, goes_on in latency._links(network, arch, space):
+        for _, module, goes_on in latency_table._links(network, arch, space):
             y = module(h)
             h = y if goes_on else h
         torch.testing.assert_close(y, network(x)[-1])
@@ -297,14 +300,14 @@ def test_the_error_is_that_of_the_networks_held_out(table):
 
 def test_calibration_finds_a_slope_and_an_intercept_per_exit(rng):
     exits, sums = np.repeat([1, 3], 6), rng.random(12) + 1
-    found = latency._calibrate(
+    found = latency_table._calibrate(
         (1, 2, 3), exits, sums, np.where(exits == 1, 0.5, -0.25) + 1.5 * sums
     )
     np.testing.assert_allclose(
         found.to_numpy(), [[1, 0.5, 1.5], [2, 0, 1.5], [3, -0.25, 1.5]], atol=1e-12
     )
     with pytest.raises(Refusal, match="too busy to measure"):
-        latency._calibrate((1, 3), exits, sums, 5 - sums)
+        latency_table._calibrate((1, 3), exits, sums, 5 - sums)
 
 
 def test_a_table_says_how_it_was_made(table):

@@ -15,7 +15,7 @@ from nat_lib.blocks import BRANCHES, Branch, after, conv_layer
 from nat_lib.cost import count, layers
 from nat_lib.curricula import choices_after, phases_for
 from nat_lib.errors import Refusal
-from nat_lib.latency import build_table
+from nat_lib.latency_table import build_table
 from nat_lib.plans import THESIS, Plan
 from nat_lib.report import shapes
 from nat_lib.report.schematics import draw_parallel_level

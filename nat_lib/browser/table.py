@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from nat_lib import files, latency
+from nat_lib import files, latency_table
 from nat_lib.arch import Space
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
@@ -172,7 +172,7 @@ def _latency(folder, space, n_classes, X, known):
     if (table / "report.json").exists() and files.read_json(table / "report.json")["params"][
         "n_classes"
     ] == n_classes:
-        speed = latency.load_table(table / "table.json", space, n_classes).latency(X)
+        speed = latency_table.load_table(table / "table.json", space, n_classes).latency(X)
         return speed, np.full(len(X), "table", dtype=object)
     speed = known.latency_ms.to_numpy()
     return speed, np.where(np.isnan(speed), "", "measured").astype(object)

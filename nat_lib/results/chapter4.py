@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from nat_lib.backbone_table import baseline_of
 from nat_lib.files import hash_of, read_json
 from nat_lib.results import claims
 from nat_lib.results.chapter6 import name_of, noise_of
 from nat_lib.results.claims import CONSTANTS, MODES, printed
 from nat_lib.results.stats import NOT_JUDGED, NOT_RUN
-from nat_lib.stages import baseline_of
 
 SINGLE, ALL = "SE", "ALL"  # the single-exit baseline; a full ensemble, whatever its exit weights
 SCENARIOS, COMPARISONS = CONSTANTS["SCENARIOS"], CONSTANTS["COMPARISONS"]

@@ -22,13 +22,13 @@ from scipy.optimize import minimize
 from torch import nn
 
 from nat_lib import backbones, cells, files, latency, machine
+from nat_lib.backbone_table import baseline_of
 from nat_lib.cells import open_cell
 from nat_lib.data.batches import load
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import correct, in_memory, score, score_exits
 from nat_lib.exits import MODES, exit_weights
 from nat_lib.search.pareto import front
-from nat_lib.stages import baseline_of
 from nat_lib.studies import eps
 from nat_lib.studies.models import OTHERS
 from nat_lib.train import fit

@@ -14,7 +14,7 @@ from nat_lib.search import objectives
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.predictors import PREDICTORS
 from nat_lib.search.strategies import STRATEGIES
-from nat_lib.stages import BACKBONES
+from nat_lib.backbone_table import BACKBONES
 
 EMBEDDED = ("digits", "digits_turned")  # need no folder
 DATASETS = (

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from nat_lib.stages import baseline_of
+from nat_lib.backbone_table import baseline_of
 
 
 class Part(NamedTuple):

@@ -110,7 +110,6 @@ def _fit(cell, space, scored):
     return {"fits": len(fits), "spearman": {f"{k}/{e}": v for (k, e), v in best.items()}}
 
 
-
 def draw_study(space, sizes, repeats, n_test, seed=420):
     """Architectures of the comparison, uniform per variable of the search space: (X_test, [(size,
     repeat, X), ...]).

@@ -27,7 +27,7 @@ from nat_lib.errors import Refusal
 from nat_lib.evaluate import evaluate, prepare, score
 from nat_lib.genotypes import as_text as code
 from nat_lib.genotypes import from_text as genotypes
-from nat_lib.latency import build_table, load_table, save_table
+from nat_lib.latency_table import build_table, load_table, save_table
 from nat_lib.search import distributions, ensemble, objectives
 from nat_lib.search.archive import VERSIONS, Budget, Iteration, Version
 from nat_lib.search.objectives import OBJECTIVES
