@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from nat_lib.backbone_table import BACKBONES
 from nat_lib.errors import Refusal
 from nat_lib.plans import NETWORKS
 from nat_lib.search import objectives
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.predictors import PREDICTORS
 from nat_lib.search.strategies import STRATEGIES
-from nat_lib.backbone_table import BACKBONES
 
 EMBEDDED = ("digits", "digits_turned")  # need no folder
 DATASETS = (
