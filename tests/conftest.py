@@ -42,33 +42,18 @@ def searching():
     supernets there."""
     import numpy as np
     import torch
+    from tiny import tiny
 
     from nat_lib import files
     from nat_lib.cells import open_cell
-    from nat_lib.run.params import load_params
     from nat_lib.studies import searches
     from nat_lib.supernet import Supernet
 
     torch.set_num_threads(1)
-    tiny = {
+    changes = {
         "profile": "test",
-        "base_channels": [8, 8, 8, 8, 8, 8],
-        "train_resolutions": [16, 20, 24],
-        "eval_resolutions": [16, 24],
-        "calibration_images": 40,
-        "target_train_images": 80,
-        "target_val_images": 40,
-        "target_test_images": 40,
-        "nat_batch_size": 40,
-        "nat_eval_batch_size": 40,
-        "nat_epoch_fraction": 0.01,
-        "nat_max_steps": 2,
-        "nat_val_subnets": 2,
         "supernets": {"1.0": ["BASE", "EE_D"], "1.2": ["BASE", "EE_D"]},
-        "archive_sizes": [6, 6],
-        "candidates": [2, 2],
-        "multiplier": 2,
-        "top": 4,
+        "nat_val_subnets": 2,
         "iterations": 2,
         "latency_runs": 3,
         "population": 12,
@@ -76,7 +61,7 @@ def searching():
         "subset_population": 20,
         "subset_generations": 5,
     }
-    params = load_params("smoke", "natv2_phases", tiny)
+    params = tiny("natv2_phases", **changes)
 
     def lay(out, supernet, teachers=("fixed",)):
         space = searches.space_of(params, supernet)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import tiny
 from torch import nn
 
 from nat_lib import backbones, evaluate, files
@@ -25,34 +26,19 @@ from nat_lib.exits import MODES, exit_weights
 from nat_lib.studies import aep
 
 NETWORK, PIXELS = "MobileNetV3Small", 32
-PARAMS = {
-    "profile": "test",
-    "seeds": [0],
-    "data_dir": None,
-    "device": "cpu",
-    "precision": "fp32",
-    "workers": 0,
-    "download": False,
-    "weights_dir": None,
-    "hidden": "measured",
-    "keep_stem": False,
-    "ties": "smaller",
-    "aep_datasets": ["digits"],
-    "aep_networks": [NETWORK, "MobileNetV3Smallfull"],
-    "aep_latency_runs": 2,
-    "aep_scenarios": {"TR-64": PIXELS, "FT-64": PIXELS},
-    "aep_proxy": {"digits": "digits_turned"},
-    "aep_train_images": 60,
-    "aep_val_images": 40,
-    "aep_test_images": 40,
-    "aep_batch_size": 20,
-    "aep_eval_batch_size": 30,
-    "aep_epochs": 2,
-    "aep_patience": 12,
-    "aep_max_steps": None,
-    "aep_lr_factor": 20.0,
-    "aep_bn_momentum": 0.3,
-}
+PARAMS = tiny(
+    "aep_study",
+    aep_networks=[NETWORK, "MobileNetV3Smallfull"],
+    aep_scenarios={"TR-64": PIXELS, "FT-64": PIXELS},
+    aep_proxy={"digits": "digits_turned"},
+    aep_train_images=60,
+    aep_batch_size=20,
+    aep_eval_batch_size=30,
+    aep_epochs=2,
+    aep_patience=12,
+    aep_max_steps=None,
+    aep_lr_factor=20.0,
+)
 
 
 @pytest.fixture(scope="module")

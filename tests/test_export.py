@@ -14,6 +14,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+from tiny import tiny
 from torch import nn
 
 from nat_lib import backbones, cost, files
@@ -37,34 +38,20 @@ from nat_lib.supernet import Network, Supernet
 
 FILES = ["README.md", "subnet.json", "subnet.onnx", "subnet.pt2", "subnet.safetensors"]
 PIXELS = 32
-AEP = {
-    "profile": "test",
-    "seeds": [0],
-    "data_dir": None,
-    "device": "cpu",
-    "precision": "fp32",
-    "workers": 0,
-    "download": False,
-    "weights_dir": None,
-    "hidden": "measured",
-    "keep_stem": False,
-    "ties": "smaller",
-    "aep_datasets": ["digits"],
-    "aep_networks": ["MobileNetV3Small"],
-    "aep_latency_runs": 2,
-    "aep_scenarios": {"TR-64": PIXELS},
-    "aep_proxy": {},
-    "aep_train_images": 120,
-    "aep_val_images": 60,
-    "aep_test_images": 20,
-    "aep_batch_size": 20,
-    "aep_eval_batch_size": 30,
-    "aep_epochs": 3,
-    "aep_patience": 12,
-    "aep_max_steps": None,
-    "aep_lr_factor": 20.0,
-    "aep_bn_momentum": 0.3,
-}
+AEP = tiny(
+    "aep_study",
+    aep_scenarios={"TR-64": PIXELS},
+    aep_proxy={},
+    aep_train_images=120,
+    aep_val_images=60,
+    aep_test_images=20,
+    aep_batch_size=20,
+    aep_eval_batch_size=30,
+    aep_epochs=3,
+    aep_patience=12,
+    aep_max_steps=None,
+    aep_lr_factor=20.0,
+)
 
 
 def images(n, channels, size, seed=1):

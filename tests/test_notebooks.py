@@ -10,7 +10,7 @@ import sys
 import nbformat
 import pandas as pd
 import pytest
-import yaml
+from tiny import PROFILE
 
 from nat_lib.files import ROOT
 from nat_lib.results import coverage
@@ -26,53 +26,6 @@ from nat_lib.studies import STUDIES
 from nat_lib.studies.models import Profile
 
 SOURCES = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-TINY = {
-    "profile": "tiny",
-    "train_images": 80,
-    "val_images": 40,
-    "test_images": 40,
-    "batch_size": 40,
-    "eval_batch_size": 40,
-    "min_full_epochs": 2,
-    "base_channels": [8, 8, 8, 8, 8, 8],
-    "train_resolutions": [16, 20, 24],
-    "eval_resolutions": [16, 24],
-    "val_subnets": 2,
-    "grid_subnets": 3,
-    "calibration_images": 40,
-    "epoch_fraction": 0.005,
-    "supernets": {"1.0": ["BASE", "EE_D"], "1.2": ["SE_P"]},
-    "target_train_images": 80,
-    "target_val_images": 40,
-    "target_test_images": 40,
-    "nat_batch_size": 40,
-    "nat_eval_batch_size": 40,
-    "nat_epoch_fraction": 0.01,
-    "nat_max_steps": 2,
-    "nat_val_subnets": 1,
-    "nat_supernets": {"1": ["BASE", "EE_D"], "2": [], "3": [], "4": ["EE_D"]},
-    "searches": {"1": ["acc+macs"], "2": [], "3": [], "4": ["acc+latency"]},
-    "iterations": 1,
-    "archive_sizes": [6, 6],
-    "candidates": [2, 2],
-    "top": 4,
-    "latency_runs": 2,
-    "predictor_supernets": ["BASE"],
-    "predictors": ["ridge", "carts"],
-    "predictor_sizes": [10, 12],
-    "predictor_repeats": 2,
-    "predictor_tests": 5,
-    "post_searches": {"1": ["acc+macs"], "4": ["acc+latency"]},
-    "post_epochs": 1,
-    "post_max_steps": 1,
-    "aep_networks": ["MobileNetV3Small"],
-    "aep_train_images": 80,
-    "aep_val_images": 40,
-    "aep_test_images": 40,
-    "aep_batch_size": 40,
-    "aep_epochs": 1,
-    "aep_latency_runs": 2,
-}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
@@ -115,9 +68,7 @@ def test_the_defaults_of_a_notebook_are_the_smoke_profile(study):
 def outputs(tmp_path_factory):
     """Everything that ./run_all.sh leaves behind for a tiny profile."""
     out = tmp_path_factory.mktemp("run") / "out"
-    profile = out.parent / "tiny.yaml"
-    profile.write_text(yaml.safe_dump(load_profile("smoke") | TINY, sort_keys=False))
-    command = [str(ROOT / "run_all.sh"), "--profile", str(profile), "--out", str(out)]
+    command = [str(ROOT / "run_all.sh"), "--profile", str(PROFILE), "--out", str(out)]
     done = subprocess.run(
         command,
         text=True,
@@ -189,7 +140,7 @@ def test_the_report_holds_everything_that_the_thesis_shows(outputs):
 def test_a_claim_is_judged_where_the_profile_covers_it(outputs):
     judged = pd.read_csv(outputs / "07_thesis_report/claims.csv", keep_default_na=False)
     profile, rules = (
-        load_profile(outputs.parent / "tiny.yaml"),
+        load_profile(PROFILE),
         printed("claims").set_index("id").rule,
     )
     assert len(judged) == 154

@@ -6,13 +6,11 @@ import sys
 
 import numpy as np
 import onnxruntime
-import yaml
 from PIL import Image
-from test_notebooks import TINY
+from tiny import write_profile
 
 from nat_lib import files
 from nat_lib.files import ROOT
-from nat_lib.run import params
 
 CLASSES = ["amber", "blue", "grey"]
 
@@ -38,7 +36,7 @@ def test_a_folder_goes_in_and_a_network_comes_out(tmp_path):
         "searches": {"1": [], "2": [], "3": [], "4": ["acc+macs"]},
         "min_full_epochs": 4,
     }
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(params.load_profile("smoke") | TINY | small))
+    write_profile(tmp_path / "tiny.yaml", **small)
     done = subprocess.run(
         [
             ROOT / "run_all.sh",

@@ -9,27 +9,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
+from tiny import write_profile
 
 from nat_lib.files import ROOT
-from nat_lib.run import params
 
-TINY = {
-    "profile": "tiny",
+CHANGES = {
     "train_images": 120,
-    "val_images": 40,
-    "test_images": 40,
-    "batch_size": 40,
-    "eval_batch_size": 40,
     "min_full_epochs": 3,
     "min_epochs": 2,
-    "base_channels": [8, 8, 8, 8, 8, 8],
-    "train_resolutions": [16, 20, 24],
-    "eval_resolutions": [16, 24],
-    "val_subnets": 2,
-    "grid_subnets": 3,
-    "calibration_images": 40,
-    "epoch_fraction": 0.005,
     "supernets": {"1.0": ["BASE"]},
 }
 
@@ -93,9 +80,7 @@ def tables(folder):
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory):
-    path = tmp_path_factory.mktemp("profile") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(params.load_profile("smoke") | TINY, sort_keys=False))
-    return path
+    return write_profile(tmp_path_factory.mktemp("profile") / "tiny.yaml", **CHANGES)
 
 
 def test_a_killed_run_ends_with_the_same_tables(tmp_path, profile):

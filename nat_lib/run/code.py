@@ -29,12 +29,6 @@ def of_library() -> str:
     )
 
 
-@lru_cache
-def of_study(study: str) -> str:
-    """Version of the science that the cells of a study are made with."""
-    return study
-
-
 def images_of(study: str, sizes: Values) -> Values:
     """{data set: fingerprint of its folder} of what a study reads; {} if it reads none."""
     model = STUDIES[study].sizes

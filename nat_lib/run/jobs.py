@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nat_lib.cells import stale
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, hash_of, read_json
 from nat_lib.run import code, params
@@ -27,7 +28,8 @@ class Job:
     needs    : ids of the jobs whose cells it reads
     weight   : expected work, in units of some 10 s of smoke: for the order and the estimate
     timeout  : seconds
-    why      : {"parameters" | "code" | "images" | "needs": hash}: all that decides the result
+    why      : {"parameters" | "notebook" | "images" | "needs": hash}: what decides the result,
+               besides the code that a part's cells know themselves
     """
 
     id: str
@@ -160,7 +162,8 @@ class _Plan:
             timeout=3600 * self.sizes["job_hours"],
             why={
                 "parameters": hash_of(given),
-                "code": hash_of([code.of_notebook(notebook), code.of_library()]),
+                "notebook": code.of_notebook(notebook),
+                "library": code.of_library(),
             },
         )
 
@@ -182,7 +185,7 @@ class _Plan:
                 weight=part.weight,
                 threads=self.sizes["threads"],
                 timeout=3600 * self.sizes["job_hours"],
-                why={"parameters": hash_of(mine), "code": code.of_study(study)},
+                why={"parameters": hash_of(mine)},
             )
         )
         return id
@@ -282,6 +285,9 @@ def lacking(job: Job, out: Path) -> str | None:
         for folder, cell_hash in record["cells"].items():
             if read_json(out / folder / "report.json")["hash"] != cell_hash:
                 return f"{folder} was made anew"
+            changed_code = stale(out / folder)
+            if changed_code:
+                return f"the code changed: {changed_code}"
     except Refusal as refusal:
         return str(refusal).split(":")[0]
     except (KeyError, TypeError, AttributeError):
