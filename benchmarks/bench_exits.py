@@ -19,8 +19,8 @@ from torch import nn
 
 from nat_lib.backbones import GlobalAverage, build, parts
 from nat_lib.evaluate import score
-from nat_lib.exits import exit_weights
-from nat_lib.studies import aep
+from nat_lib.exits import exit_losses, exit_weights, stacked
+from nat_lib.studies import aep, subsets
 from nat_lib.train import flat_gradients
 
 BATCH, SIDE, CLASSES = 64, 64, 200
@@ -48,7 +48,7 @@ def ours(network, x, y):
 
     def step():
         flat.zero_()
-        (alpha * aep.exit_losses(aep.stacked(network(x)), y)).sum().backward()
+        (alpha * exit_losses(stacked(network(x)), y)).sum().backward()
         optimizer.step()
 
     return step
@@ -88,8 +88,8 @@ def pruning():
     ] * (VALIDATION // 10)
     return {
         "validation": lambda: score(network, batches, votes),
-        "pruning": lambda: aep.prune(
-            network, aep.exit_outputs(network, batches), votes, parts(network, SIDE)
+        "pruning": lambda: subsets.prune(
+            network, subsets.exit_outputs(network, batches), votes, parts(network, SIDE)
         ),
     }
 

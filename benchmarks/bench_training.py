@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from nat_lib.arch import Space
-from nat_lib.distill import soft_cross_entropy
+from nat_lib.distill import soft_ce
 from nat_lib.supernet import Supernet, with_width
 from nat_lib.train import flat_gradients, sgd
 
@@ -29,7 +29,7 @@ BATCH, LR = 64, 1e-3
 
 def loss_of(logits, y, soft=None):
     loss = F.cross_entropy(logits, y, label_smoothing=0.1)
-    return loss if soft is None else loss + soft_cross_entropy(logits, soft)
+    return loss if soft is None else loss + soft_ce(logits, soft)
 
 
 def ours(net, forwards, y, teacher=None):
@@ -65,10 +65,10 @@ def theirs(net, forwards, y, teacher=None):
     return step
 
 
-def soft_labels(network, x):
+def teacher_of(network, x):
     def targets():
         with torch.no_grad():
-            return F.softmax(network(x), 1)
+            return network(x)
 
     return targets
 
@@ -99,9 +99,9 @@ def main():
         archs = peer.quadruple(other, i)
         return {
             "ours": ours(
-                net, [lambda a=a: net(last, a) for a in archs], y, soft_labels(our_teacher, last)
+                net, [lambda a=a: net(last, a) for a in archs], y, teacher_of(our_teacher, last)
             ),
-            "ofa": theirs(other, [at_peer(a) for a in archs], y, soft_labels(other_teacher, x)),
+            "ofa": theirs(other, [at_peer(a) for a in archs], y, teacher_of(other_teacher, x)),
         }
 
     def dynamic(archs):

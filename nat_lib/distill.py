@@ -1,49 +1,192 @@
-"""Distillation: teachers and the losses that compare a student with one."""
+"""Distillation: losses that compare a student with a teacher, and where teachers come from.
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+A teacher hands over logits; what becomes of them is the loss's affair.  A new loss, target or
+teacher is a function and a row of DISTILL, TARGETS or TEACHERS.  The tables import no torch.
+"""
 
-from nat_lib.exits import ensemble
+from collections.abc import Callable
+from typing import NamedTuple
+
+# ------------------------------------------------------------------------------------------- losses
 
 
-def soft_cross_entropy(logits, soft):
-    """Distillation loss: batch mean of -sum_c soft_c log softmax(logits)_c, temperature 1.
+def soft_ce(student, teacher):
+    """Batch mean of -sum_c softmax(teacher)_c log softmax(student)_c; logits (B, K) of both.
 
     Source: Once-for-All, arXiv:1908.09791.
-
-    logits, soft : (B, C); soft holds the teacher's probabilities and takes no gradient
     """
-    return F.cross_entropy(logits.float(), soft.detach())
+    from torch.nn import functional as F
+
+    return F.cross_entropy(student.float(), teacher.detach().float().softmax(1))
+
+
+def kl(student, teacher, temperature=4.0):
+    """T^2 times the batch mean of KL(softmax(teacher / T) || softmax(student / T)).
+
+    Source: Hinton et al., arXiv:1503.02531.
+    """
+    from torch.nn import functional as F
+
+    wanted = (teacher.detach().float() / temperature).log_softmax(1)
+    found = (student.float() / temperature).log_softmax(1)
+    return temperature**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
+# (student logits, teacher logits), both (B, K) -> mean loss, least at the teacher, which gets no
+# gradient
+DISTILL = {"soft_ce": soft_ce, "kl": kl}
+
+
+# ------------------------------------------------------------------------------------------ targets
+
+
+def of_ensemble(positions, logits, weights):
+    """Every exit learns from the weighted sum of the teacher's exits.  Thesis 5.1.4: ENS-KD."""
+    from nat_lib.exits import ensemble
+
+    vote = ensemble(logits, weights)
+    return lambda position: vote
+
+
+def of_same_exit(positions, logits, weights):
+    """Every exit learns from the teacher's own at its position.  Thesis 5.1.4: E2E-KD."""
+    return dict(zip(positions, logits, strict=True)).__getitem__
+
+
+# (positions of exits, list of their logits, weights) -> function: position -> (B, K) to learn from
+TARGETS = {"ensemble": of_ensemble, "e2e": of_same_exit}
 
 
 # ----------------------------------------------------------------------------------------- teachers
 
 
-class Teacher:
-    """A maximal network that turns images into soft targets; batch statistics in BN, no dropout, no
-    gradient.
+class Teach(NamedTuple):
+    """Where the logits come from that students learn from.
 
-    logits(x) -> list of (B, C), one per exit it keeps.  Batch statistics make one teacher valid at
-    every resolution.
+    label  : in tables and figures
+    source : (number of the phase, lag) -> number of the earlier phase whose maximal network
+             teaches; None: in place, the first subnet of a step teaches the others
+    labels : students learn from the images' labels, too
+    sampler, least : of the subnets of a step, where the teacher asks for it
     """
 
-    def __init__(self, network, positions, weights, kd):
-        self.network, self.positions, self.kd = network.eval(), positions, kd
-        total = sum(weights[-len(positions) :])
-        self.weights = [w / total for w in weights[-len(positions) :]]
+    label: str
+    source: Callable[[int, int], int] | None
+    labels: bool = True
+    sampler: str | None = None
+    least: int = 0
+
+
+TEACHERS = {
+    "fixed": Teach("fixed", lambda phase, lag: 0),
+    "pet": Teach("progressive", lambda phase, lag: max(0, phase - 1 - lag)),
+    "in_place": Teach("in place", None, labels=False, sampler="sandwich", least=2),
+}
+
+
+def shares(weights, positions):
+    """The weights of the exits at these positions (1, 2, ...) of all, divided by their sum."""
+    chosen = [weights[-1]] if len(weights) == 1 else [weights[p - 1] for p in positions]
+    total = sum(chosen)
+    return [w / total for w in chosen]
+
+
+class Teacher:
+    """A maximal network as teacher: batch statistics in BN, no dropout, no gradient.
+
+    Batch statistics make one teacher valid at every resolution.
+    positions : of the exits it keeps;  weights : of all exits of its space, renormalised over them
+    kd        : a key of TARGETS
+    """
+
+    def __init__(self, network, positions, weights, kd="ensemble"):
+        from torch import nn
+
+        self.network, self.positions = network.eval(), tuple(positions)
+        self.weights, self.kd = shares(weights, positions), kd
         for m in network.modules():
             if isinstance(m, nn.BatchNorm2d):
                 m.running_mean = m.running_var = None  # torch then normalises with the batch
 
-    @torch.no_grad()
+    def logits(self, x):
+        """List of (B, K) float32, one per exit that it keeps."""
+        import torch
+
+        with torch.no_grad():
+            return [o.float() for o in self.network(x)]
+
     def targets(self, x):
-        """{exit: probabilities (B, C)} for the exits a subnet may leave at.  Thesis 5.1.4: ENS-KD,
-        E2E-KD."""
-        logits = [o.float() for o in self.network(x)]
-        if self.kd == "e2e":
-            return {
-                e: F.softmax(o, 1) for e, o in zip(self.positions, logits, strict=True)
-            }.__getitem__
-        soft = F.softmax(ensemble(logits, self.weights), 1)
-        return lambda position: soft
+        """Function: the exit at which a subnet leaves -> the logits (B, K) that it learns from."""
+        return TARGETS[self.kd](self.positions, self.logits(x), self.weights)
+
+    @classmethod
+    def of(cls, net, positions, weights, kd, device):
+        """The largest subnet of a supernet as teacher, with its exits at `positions`."""
+        from nat_lib.supernet import with_width
+
+        network = net.extract(with_width(net.space.largest, net.width), exits=positions)
+        return cls(network.to(device), positions, weights, kd)
+
+
+# ---------------------------------------------------------------------------------------- the step
+
+
+def distilled(
+    net,
+    subnets,
+    teacher=None,
+    *,
+    loss="soft_ce",
+    weights=None,
+    kd="ensemble",
+    labels=True,
+    all_exits=False,
+    smoothing=0.0,
+    part=None,
+):
+    """The losses of one step of a supernet (see `train.fit`): thesis Alg. 5.1, or in place.
+
+    net     : net(x, arch, exits=positions) -> list of logits
+    subnets : (images, step) -> the archs that the step trains
+    teacher : its targets are asked for once per step.  None: in place, the first subnet learns from
+              the labels alone, with all its exits (`weights`), and its logits teach the others
+    loss, kd : keys of DISTILL and TARGETS;  labels : students learn from the labels, too
+    all_exits : students train all exits up to their own in one pass, by the mean of their losses
+    part    : arch -> the module whose gradients its pass filled, where that is not all of the net
+    """
+    from torch.nn import functional as F
+
+    from nat_lib.exits import ensemble, joint_loss
+
+    compare = DISTILL[loss]
+
+    def student(logits, y, wanted):
+        apart = compare(logits, wanted)
+        if not labels:
+            return apart
+        return F.cross_entropy(logits, y, label_smoothing=smoothing) + apart
+
+    def losses(x, y, step):
+        target = teacher.targets(x) if teacher else None
+        for arch in subnets(x, step):
+            several = all_exits or target is None
+            positions = exits_until(net.space, arch) if several else (arch.exit,)
+            logits = [o.float() for o in net(x, arch, exits=positions)]
+            trained = part(arch) if part else net
+            if target is None:
+                own = shares(weights, positions)
+                yield joint_loss(logits, y, own, smoothing), ensemble(logits, own), trained
+                target = TARGETS[kd](positions, [o.detach() for o in logits], own)
+            else:
+                each = [
+                    student(o, y, target(position))
+                    for position, o in zip(positions, logits, strict=True)
+                ]
+                yield sum(each) / len(each), logits[-1], trained
+
+    return losses
+
+
+def exits_until(space, arch):
+    """Positions of the exits that the backbone of a subnet passes, its own included."""
+    return tuple(position for position in space.exits if position <= arch.exit)

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import distributed as dist
@@ -12,18 +13,25 @@ def ranks():
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+# Processes wait for the first one while it decodes images or times networks: hours, not torch's ten
+# minutes.
+PATIENCE = timedelta(hours=24)
+
+
 @contextmanager
 def process_group(device):
-    """Join the processes that torchrun started, if it did, for the duration of the body."""
+    """Join the processes that torchrun started, if it did, for the duration of the body.
+
+    After an error the group is not left in order, which would wait for the other processes: this
+    one ends, and with it the connections that the others wait on.
+    """
     if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    try:
-        yield
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager

@@ -136,31 +136,49 @@ def macs_until(card):
     return [int(total[rows.index(e["row"])]) for e in card["exits"]]
 
 
-DESC5 = (
-    0.34,
-    0.27,
-    0.20,
-    0.13,
-    0.06,
-)  # OFAv2 and NATv2 write them out for five exits; the formula gives i/15
-MODES = ("DESC", "ASC", "MIX", "UNIF")
+# ------------------------------------------------------------------------------------------ weights
+
+# OFAv2 and NATv2 write them out for five exits; the formula gives i/15
+DESC5 = (0.34, 0.27, 0.20, 0.13, 0.06)
+
+
+def rising(n: int) -> tuple[float, ...]:
+    """n weights of sum 1 that grow linearly."""
+    total = n * (n + 1) // 2
+    return tuple(i / total for i in range(1, n + 1))
+
+
+def falling(n: int) -> tuple[float, ...]:
+    return rising(n)[::-1]
+
+
+def flat(n: int) -> tuple[float, ...]:
+    return (1 / n,) * n
+
+
+# mode: laws of the loss weights and of the vote weights, number of exits -> weights of sum 1
+MODES = {
+    "DESC": (falling, falling),
+    "ASC": (rising, rising),
+    "MIX": (falling, rising),
+    "UNIF": (flat, flat),
+}
 
 
 def exit_weights(mode, n_exits):
     """Loss and vote weights of the exits, shallow to deep; each sums to 1.
 
-    mode    : "DESC" | "ASC" | "MIX" | "UNIF"
+    mode    : a key of MODES
     returns : (loss, vote), two tuples of n_exits numbers
     Source  : thesis Table 4.2; AEP, arXiv:2301.12168.  MIX trains like DESC and votes like ASC.
     """
     if mode not in MODES or n_exits < 1:
         raise Refusal(
-            f"exit weights {mode!r} for {n_exits} exits: use one of {', '.join(MODES)} and at least one exit"
+            f"exit weights {mode!r} for {n_exits} exits: use one of {', '.join(MODES)} and at "
+            "least one exit"
         )
-    total = n_exits * (n_exits + 1) // 2
-    up = tuple(i / total for i in range(1, n_exits + 1))
-    laws = {"DESC": up[::-1], "ASC": up, "UNIF": (1 / n_exits,) * n_exits}
-    return laws.get(mode, laws["DESC"]), laws.get(mode, laws["ASC"])
+    loss, vote = MODES[mode]
+    return loss(n_exits), vote(n_exits)
 
 
 def supernet_weights(mode, n_exits):
@@ -178,31 +196,63 @@ def supernet_weights(mode, n_exits):
     return DESC5 if mode == "DESC" else DESC5[::-1]
 
 
+# --------------------------------------------------------------------------------- votes and losses
+
+
+def stacked(logits):
+    """What a network returns, one tensor or a list of E tensors (B, K), as (E, B, K) float32."""
+    return torch.stack(tuple(logits) if isinstance(logits, list | tuple) else (logits,)).float()
+
+
 def ensemble(logits, weights):
-    """Weighted sum of the exits' raw logits: list of (B, C) -> (B, C).  Thesis eq. 4.3; raw logits,
-    not softmax."""
-    return torch.einsum(
-        "ebc,e->bc",
-        torch.stack(tuple(logits)).float(),
-        torch.tensor(weights, device=logits[0].device),
+    """Weighted sums of the exits' raw logits, float32 also under autocast.  Thesis eq. 4.3; raw
+    logits, not softmax.
+
+    logits  : list of E tensors (B, K), or one (E, B, K)
+    weights : E numbers -> (B, K); or S rows of E numbers -> (S, B, K)
+    """
+    z = logits if isinstance(logits, torch.Tensor) else stacked(logits)
+    with torch.autocast(z.device.type, enabled=False):
+        w = torch.as_tensor(weights, dtype=torch.float32, device=z.device)
+        return torch.einsum("...e,enk->...nk", w, z.float())
+
+
+def exit_losses(logits, labels, class_weights=None, label_smoothing=0.0):
+    """Cross-entropy of every exit: logits (E, B, K), labels (B,) -> (E,).  Thesis eq. 4.1.
+
+    class_weights : (K,); the mean over the batch is then the weighted mean
+    """
+    each = F.cross_entropy(
+        logits.flatten(0, 1),
+        labels.repeat(len(logits)),
+        class_weights,
+        reduction="none",
+        label_smoothing=label_smoothing,
     )
+    total = len(labels) if class_weights is None else class_weights[labels].sum()
+    return each.view(len(logits), -1).sum(1) / total
 
 
-def joint_loss(logits, labels, weights, label_smoothing=0.0):
+def joint_loss(logits, labels, weights, label_smoothing=0.0, class_weights=None):
     """sum_i weights[i] * CE(logits[i], labels); one softmax over all exits.  Thesis eq. 4.1 and
     4.2.
 
-    logits : list of E tensors (B, C);  labels : (B,) int64;  weights : E numbers
+    logits : list of E tensors (B, K);  labels : (B,) int64;  weights : E numbers
     """
-    stacked = torch.stack(tuple(logits)).float()  # (E, B, C)
-    losses = (
-        F.cross_entropy(
-            stacked.flatten(0, 1),
-            labels.repeat(len(stacked)),
-            reduction="none",
-            label_smoothing=label_smoothing,
-        )
-        .view(len(stacked), -1)
-        .mean(1)
-    )
+    losses = exit_losses(stacked(logits), labels, class_weights, label_smoothing)
     return (losses * torch.tensor(weights, device=losses.device)).sum()
+
+
+def joint(forward, weights, votes=None, label_smoothing=0.0):
+    """The losses of a step (see `train.fit`) that trains all exits together: thesis Alg. 4.1.
+
+    forward : images -> list of the logits of all exits
+    weights : of the exits in the loss;  votes : in the ensemble, None: the same
+    """
+    votes = weights if votes is None else votes
+
+    def losses(x, y, step):
+        logits = forward(x)
+        yield joint_loss(logits, y, weights, label_smoothing), ensemble(logits, votes)
+
+    return losses

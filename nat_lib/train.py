@@ -2,11 +2,14 @@
 validation.
 
 It resumes after a kill to the bit (a checkpoint every epoch), runs on one process or on several
-(torchrun), in fp32 or under bf16 autocast.  The weights it keeps are those of the best epoch.
+(torchrun), in any of `precision.PRECISIONS`.  The weights it keeps are those of the best epoch.
 """
 
 import math
 import time
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import pandas as pd
@@ -17,6 +20,8 @@ from torch import nn
 from nat_lib import files, machine
 from nat_lib.distributed import average_buffers, ranks, share
 from nat_lib.errors import Refusal
+from nat_lib.precision import autocast
+from nat_lib.precision import scaler as scaler_of
 
 
 class Ranger(torch.optim.RAdam):
@@ -120,6 +125,20 @@ class Annealed(NamedTuple):
         return self.minimum + 0.5 * (self.lr - self.minimum) * (1 + turned)
 
 
+class Constant(NamedTuple):
+    """A learning rate that stays as it is."""
+
+    lr: float
+    epochs: int
+
+    @property
+    def total(self):
+        return self.epochs
+
+    def at(self, step, n_batches):
+        return self.lr
+
+
 def sgd(network, weight_decay, momentum=0.9, nesterov=True, exempt=True):
     """SGD over all parameters; with exempt, BN affine parameters and every bias do not decay (by
     type, not by name)."""
@@ -141,6 +160,31 @@ def sgd(network, weight_decay, momentum=0.9, nesterov=True, exempt=True):
     return torch.optim.SGD(
         [g for g in groups if g["params"]], lr=1.0, momentum=momentum, nesterov=nesterov, fused=True
     )
+
+
+# row: network -> optimiser of all its parameters; the learning rate comes from the schedule
+OPTIMIZERS = {
+    # decay as in the search (thesis 6.2.4); the published scripts have 5e-4
+    "SGD": partial(sgd, weight_decay=3e-4, nesterov=False, exempt=False),
+    "AdamW": lambda network: torch.optim.AdamW(network.parameters(), fused=True),
+    "Ranger": lambda network: Ranger(network.parameters()),
+}
+
+
+def epochs(data, batch_size, sizes, seed, max_steps=None, workers=0):
+    """(function of the epoch: its training batches, how many they are).
+
+    sizes : image sizes in pixels, each batch has one;  max_steps : of an epoch, None: all of them
+    """
+    whole = data.n_batches(batch_size)
+    n = min(whole, max_steps or whole)
+    return (lambda epoch: islice(data.train_batches(epoch, batch_size, sizes, seed, workers), n)), n
+
+
+def compiled(network, wanted):
+    """The network, compiled if that is wanted: faster on a GPU after minutes of preparation, and
+    equal up to rounding only; needs a C++ compiler."""
+    return torch.compile(network) if wanted else network
 
 
 def flat_gradients(params):
@@ -191,68 +235,56 @@ def fit(
     say="training",
     every=1,
     patience=None,
+    clip_norm=None,
 ):
     """Train, validate, keep the best epoch's weights; returns (history, best state_dict).
 
-    losses(x, y, step)  -> iterator of (loss, logits): one pair per forward; each is back-propagated
-    before the next is
-                           computed, gradients add up, one optimiser step follows.  Thesis Alg. 3.1
-                           and 5.1
+    losses(x, y, step)  -> iterator of (loss, logits) or (loss, logits, part): one per forward; each
+                           is back-propagated before the next is computed, gradients add up, one
+                           optimiser step follows.  Thesis Alg. 3.1 and 5.1
     batches(epoch)      -> iterator of (images, labels)
-    validate(network)   -> (loss, top1) on the validation split, after every `every` epochs and the
-    last one; the
-                           highest top1 is the best, the first on ties.  None: the last epoch's
-                           weights are returned
+    validate(network)   -> (loss, top1) or (loss, top1, top5) on the validation split, after every
+                           `every` epochs and the last one; the highest top1 is the best, the first
+                           on ties.  None: the last epoch's weights are returned
     schedule            -> .total epochs; .at(step, n_batches) is the learning rate of a step
     cell                -> place of state.pt (every epoch), best.safetensors, history.csv; a killed
-    run resumes there,
-                           and a longer schedule goes on from there
+                           run resumes there, and a longer schedule goes on from there
+    precision           -> a key of precision.PRECISIONS
     patience            -> stop when the validation loss has not improved for so many epochs (a tie
-    improves it)
+                           improves it)
+    clip_norm           -> after each forward the gradient that has gathered in the part that it
+                           names (the network, if none) is clipped to this norm
     """
     rank, world = ranks()
-    device = next(network.parameters()).device
+    scaler = scaler_of(next(network.parameters()).device.type, precision)
     flat = flat_gradients(p for group in optimizer.param_groups for p in group["params"])
-    state = _resume(network, optimizer, cell)
+    state = _resume(network, optimizer, scaler, cell)
     while state["epoch"] < schedule.total and not _stale(state["history"], patience):
-        epoch = state["epoch"]
-        began, sums, forwards = time.perf_counter(), torch.zeros(2, device=device), 0
-        network.train()
+        epoch, began = state["epoch"], time.perf_counter()
         title = f"{say}, epoch {epoch + 1}/{schedule.total}"
-        for i, (x, y) in enumerate(machine.progress(batches(epoch), title, n_batches)):
-            if len(y) == 1:
-                continue  # batch norm cannot normalise a last batch of one image
-            step = epoch * n_batches + i
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.at(step, n_batches)
-            flat.zero_()
-            x, y, weight = share(x, y)
-            context = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-            for loss, logits in _under(context, losses(x, y, step)):
-                (weight * loss).backward()
-                sums += torch.stack([loss.detach(), 100.0 * (logits.argmax(1) == y).float().mean()])
-                forwards += 1
-            if world > 1:
-                dist.all_reduce(flat)
-            optimizer.step()
+        shown = machine.progress(batches(epoch), title, n_batches)
+        rate = partial(schedule.at, n_batches=n_batches)
+        network.train()
+        step = Step(network, losses, optimizer, scaler, flat, precision, clip_norm)
+        train_loss, train_top1 = _one_epoch(step, shown, epoch * n_batches, rate)
         average_buffers(network)
-        if not torch.isfinite(sums).all():
+        if not math.isfinite(train_loss):
             raise Refusal(
-                f"{say}: the loss is not a number in epoch {epoch + 1}; lower lr_factor in the profile "
-                f"(learning rate now {optimizer.param_groups[0]['lr']:.3g})"
+                f"{say}: the loss is not a number in epoch {epoch + 1}; lower lr_factor in the "
+                f"profile (learning rate now {optimizer.param_groups[0]['lr']:.3g})"
             )
         due = validate and ((epoch + 1) % every == 0 or epoch + 1 == schedule.total)
-        val_loss, val_top1 = validate(network) if due else (math.nan, math.nan)
+        val_loss, val_top1, *more = validate(network) if due else (math.nan, math.nan)
         is_best = val_top1 > state["best_top1"]
-        train_loss, train_top1 = (sums / max(forwards, 1)).tolist()
         state["history"].append(
             {
                 "epoch": epoch + 1,
-                "lr": schedule.at(epoch * n_batches, n_batches),
+                "lr": rate(epoch * n_batches),
                 "train_loss": train_loss,
                 "train_top1": train_top1,
                 "val_loss": val_loss,
                 "val_top1": val_top1,
+                "val_top5": more[0] if more else math.nan,
                 "is_best": is_best,
                 "seconds": time.perf_counter() - began,
             }
@@ -263,23 +295,62 @@ def fit(
         if rank == 0:
             if is_best:
                 files.save_weights(cell.path("best.safetensors"), network.state_dict())
-            files.save_state(
-                cell.path("state.pt"),
-                state
-                | {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "rng": machine.rng_state(),
-                },
-            )
+            _save(state, network, optimizer, scaler, cell)
     if world > 1:
         dist.barrier()
     history = pd.DataFrame(state["history"])
     if rank == 0:
         files.write_csv(cell.path("history.csv"), history)
-    return history, files.load_weights(
-        cell.path("best.safetensors")
-    ) if validate else network.state_dict()
+    if not validate:
+        return history, network.state_dict()
+    return history, files.load_weights(cell.path("best.safetensors"))
+
+
+class Step(NamedTuple):
+    """What one optimiser step needs; see `fit`."""
+
+    network: nn.Module
+    losses: Callable
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    flat: torch.Tensor  # all gradients
+    precision: str
+    clip_norm: float | None
+
+    def __call__(self, x, y, step, lr, sums):
+        """Train on one batch; adds loss and top-1 of every forward to `sums`, returns their
+        number."""
+        _, world = ranks()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.flat.zero_()
+        x, y, weight = share(x, y)
+        forwards, context = 0, autocast(self.flat.device.type, self.precision)
+        for loss, logits, *part in _under(context, self.losses(x, y, step)):
+            self.scaler.scale(weight * loss).backward()
+            sums += torch.stack([loss.detach(), 100.0 * (logits.argmax(1) == y).float().mean()])
+            forwards += 1
+            if self.clip_norm:
+                clip(part[0] if part else self.network, self.clip_norm * self._scale())
+        if world > 1:
+            dist.all_reduce(self.flat)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return forwards
+
+    def _scale(self):
+        """By which the gathered gradients are too large."""
+        return self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+
+
+def _one_epoch(step, batches, first, rate):
+    """(mean loss, mean top-1) over all forwards of an epoch whose first step has this number."""
+    sums, forwards = torch.zeros(2, device=step.flat.device), 0
+    for number, (x, y) in enumerate(batches, first):
+        if len(y) == 1:
+            continue  # batch norm cannot normalise a last batch of one image
+        forwards += step(x, y, number, rate(number), sums)
+    return (sums / max(forwards, 1)).tolist()
 
 
 def _stale(history, patience):
@@ -302,13 +373,26 @@ def _under(context, pairs):
         yield pair
 
 
-def _resume(network, optimizer, cell):
+def _save(state, network, optimizer, scaler, cell):
+    """Leave everything that a killed run goes on from."""
+    parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
+    states = {name: part.state_dict() for name, part in parts.items()}
+    files.save_state(cell.path("state.pt"), state | states | {"rng": machine.rng_state()})
+
+
+def _resume(network, optimizer, scaler, cell):
     """The state a killed run left, loaded into network, optimiser and generators; a fresh one if
     there is none."""
     if not cell.path("state.pt").exists():
         return {"epoch": 0, "best_top1": -1.0, "history": []}
-    state = files.load_state(cell.path("state.pt"), device=next(network.parameters()).device)
-    network.load_state_dict(state.pop("network"))
-    optimizer.load_state_dict(state.pop("optimizer"))
-    machine.set_rng_state(state.pop("rng"))
+    path = cell.path("state.pt")
+    state = files.load_state(path, device=next(network.parameters()).device)
+    try:
+        for name, part in (("network", network), ("optimizer", optimizer), ("scaler", scaler)):
+            part.load_state_dict(state.pop(name))
+        machine.set_rng_state(state.pop("rng"))
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError):
+        raise Refusal(
+            f"{path} is not of this network: delete it and start again, the cell begins anew"
+        ) from None
     return state

@@ -14,7 +14,7 @@ from nat_lib.errors import Refusal
 from nat_lib.evaluate import evaluate
 from nat_lib.studies import searches, warmup
 from nat_lib.supernet import with_width
-from nat_lib.train import Annealed, Ramped
+from nat_lib.train import Annealed, Ramped, clip
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +125,11 @@ def test_the_gradient_of_each_subnet_is_clipped_in_its_own_supernet(warm, search
             for m in nets.members
         ]
 
-    for loss, _ in warmup.distilled(nets, teacher, lambda rng: next(drawn), 0)(x, y, 0):
+    for loss, _, part in warmup.sampled(nets, teacher, lambda rng: next(drawn), 0)(x, y, 0):
         (1000 * loss).backward()
         norms.append(gathered())
         largest = max(largest, *norms[-1])
+        clip(part, warmup.CLIP)
     end = gathered()
     assert largest > 50 and end == pytest.approx([5, 5], rel=1e-3)
     assert norms[0][1] == 0 and norms[2][0] == pytest.approx(
@@ -144,7 +145,7 @@ def test_the_subnets_of_a_step_depend_on_seed_step_and_place_alone(warm, searchi
 
     def drawn(seed, step):
         found = []
-        for _ in warmup.distilled(
+        for _ in warmup.sampled(
             nets, teacher, lambda rng: found.append(space.sample(1, rng)[0]) or found[-1], seed
         )(x, y, step):
             pass

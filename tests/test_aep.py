@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tiny import tiny
 from torch import nn
 
-from nat_lib import backbones, evaluate, files
+from nat_lib import backbones, evaluate, exits, files
 from nat_lib.backbone_table import BACKBONES, Backbone
 from nat_lib.backbones import build, cost, extract
 from nat_lib.cells import open_cell
@@ -23,7 +23,7 @@ from nat_lib.data.batches import Data, load
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import Score
 from nat_lib.exits import MODES, exit_weights
-from nat_lib.studies import aep
+from nat_lib.studies import aep, exit_training, subsets
 
 NETWORK, PIXELS = "MobileNetV3Small", 32
 PARAMS = tiny(
@@ -136,7 +136,7 @@ def test_the_grid_of_the_thesis():
 
 def test_networks_with_the_same_layers_share_one_baseline(tmp_path, data, monkeypatch):
     folder, report = run(tmp_path, data, mode="SE", aep_epochs=1)
-    monkeypatch.setattr(aep, "fit", None)
+    monkeypatch.setattr(exit_training, "fit", None)
     assert run(tmp_path, data, "MobileNetV3Smallfull", mode="SE", aep_epochs=1) == (folder, report)
     assert folder.name == f"{NETWORK}_TR-64_SE_s0"
     metrics = report["metrics"]
@@ -254,7 +254,7 @@ def test_pruning_is_running_every_subset(finished, data):
     assert pruned["subset"] == best[-1] and pruned["val_top1"] == pytest.approx(-100 * best[0] / 40)
     assert pruned["ties"]["tied"] == sum(key[0] == best[0] for key in keys)
     published = min(keys, key=lambda key: (*key[:2], key[4]))
-    chosen, _ = aep.choose(table.reset_index(), "published")
+    chosen, _ = subsets.choose(table.reset_index(), "published")
     assert chosen.subset == " ".join(map(str, published[-1]))
 
 
@@ -267,13 +267,13 @@ def test_the_pruned_network_is_tested_as_extracted(finished, data):
         ("test", data.test_batches(PIXELS, 9, "check")),
         ("val", data.eval_batches("val", PIXELS, 9)),
     ):
-        found = aep.accuracies(aep.exit_outputs(smaller, batches), [votes])[0]
+        found = subsets.accuracies(subsets.exit_outputs(smaller, batches), [votes])[0]
         assert found[0] == pytest.approx(pruned[f"{split}_top1"])
 
 
 def test_fronts_against_brute_force(finished):
     table = pd.read_csv(finished[0] / "subsets.csv")
-    for name in aep.COSTS:
+    for name in subsets.COSTS:
         values = table[["val_top1", name]].to_numpy()
         on_front = [
             not any(a >= top1 and c <= value and (a > top1 or c < value) for a, c in values)
@@ -299,7 +299,7 @@ def test_latencies_of_subsets_are_sums_of_parts(finished):
 
 def test_a_finished_cell_is_only_read(tmp_path, data, monkeypatch):
     report = run(tmp_path, data, aep_epochs=1)[1]
-    monkeypatch.setattr(aep, "fit", None)
+    monkeypatch.setattr(exit_training, "fit", None)
     assert run(tmp_path, data, aep_epochs=1)[1] == report
 
 
@@ -386,13 +386,13 @@ def test_one_exit_is_plain_training_bit_for_bit(tmp_path, data, tiny):
 
 
 def test_rare_classes_weigh_more_where_the_thesis_says_so(tmp_path, data, tiny, monkeypatch):
-    weights, labels = aep.class_weights(data), data.train.labels
+    weights, labels = exit_training.class_weights(data), data.train.labels
     assert weights.tolist() == pytest.approx([60 / (10 * (labels == c).sum()) for c in range(10)])
     logits, y = torch.randn(3, 8, 10), torch.arange(8)
-    assert aep.exit_losses(logits, y, weights).tolist() == pytest.approx(
+    assert exits.exit_losses(logits, y, weights).tolist() == pytest.approx(
         [nn.CrossEntropyLoss(weights)(o, y).item() for o in logits]
     )
-    assert aep.exit_losses(logits, y).tolist() == pytest.approx(
+    assert exits.exit_losses(logits, y).tolist() == pytest.approx(
         [F.cross_entropy(o, y).item() for o in logits]
     )
     names = ("cifar10", "eurosat", "fashion_mnist", "gtsrb")
@@ -432,7 +432,7 @@ def test_a_further_term_of_the_loss(tmp_path, data, tiny):
             also=also,
         )
         apart[also] = (
-            aep.exit_outputs(network, data.eval_batches("val", PIXELS, 30)).logits.var(0).mean()
+            subsets.exit_outputs(network, data.eval_batches("val", PIXELS, 30)).logits.var(0).mean()
         )
     assert set(shapes) == {(2, 20, 10)} and apart[agreement] < 0.7 * apart[None]
 
@@ -449,7 +449,7 @@ def scripted(monkeypatch, scores):
         loss, top1 = waiting.pop(0)
         return [Score(0.0, top1, 100.0), Score(loss, 1.0, 100.0), Score(loss, 1.0, 100.0)]
 
-    monkeypatch.setattr(aep, "score_exits", scores_of)
+    monkeypatch.setattr(exit_training, "score_exits", scores_of)
     return waiting
 
 
@@ -535,7 +535,7 @@ def test_a_killed_and_resumed_run_is_the_straight_run(tmp_path, data, monkeypatc
     given = {"aep_epochs": 3, "seed": 1, "mode": "MIX"}
     straight = left(*run(tmp_path / "straight", data, **given))
     losses, scores, save, test_batches = (
-        aep.exit_losses,
+        exit_training.exit_losses,
         evaluate.score_exits,
         files.save_state,
         Data.test_batches,
@@ -560,9 +560,11 @@ def test_a_killed_and_resumed_run_is_the_straight_run(tmp_path, data, monkeypatc
         ("test", 1),
     ):
         calls.clear()
-        monkeypatch.setattr(aep, "exit_losses", counted(losses, at) if where == "step" else losses)
         monkeypatch.setattr(
-            aep, "score_exits", counted(scores, at) if where == "validation" else scores
+            exit_training, "exit_losses", counted(losses, at) if where == "step" else losses
+        )
+        monkeypatch.setattr(
+            exit_training, "score_exits", counted(scores, at) if where == "validation" else scores
         )
         monkeypatch.setattr(files, "save_state", counted(save, at) if where == "save" else save)
         monkeypatch.setattr(Data, "test_batches", interrupt if where == "test" else test_batches)
@@ -570,7 +572,7 @@ def test_a_killed_and_resumed_run_is_the_straight_run(tmp_path, data, monkeypatc
             run(tmp_path / "killed", data, **given)
         assert len(calls) == (at if where != "test" else 0)
     monkeypatch.setattr(Data, "test_batches", test_batches)
-    monkeypatch.setattr(aep, "exit_losses", interrupt)  # nothing is left to train
+    monkeypatch.setattr(exit_training, "exit_losses", interrupt)  # nothing is left to train
     assert left(*run(tmp_path / "killed", data, **given)) == straight
 
 
@@ -721,11 +723,11 @@ def outputs(n_exits=4, n=50, n_classes=7, seed=0):
     logits = torch.randn(n_exits, n, n_classes, generator=generator) + 1.5 * F.one_hot(
         labels, n_classes
     )
-    return aep.Outputs(logits, labels)
+    return subsets.Outputs(logits, labels)
 
 
 def test_the_order_of_subsets_is_the_published_one():
-    masks = aep.all_subsets(3)
+    masks = subsets.all_subsets(3)
     assert ["".join(map(str, m.astype(int))) for m in masks] == [
         "001",
         "010",
@@ -735,15 +737,15 @@ def test_the_order_of_subsets_is_the_published_one():
         "110",
         "111",
     ]
-    assert [len(aep.all_subsets(n)) for n in (1, 4, 5, 7)] == [1, 15, 31, 127]
+    assert [len(subsets.all_subsets(n)) for n in (1, 4, 5, 7)] == [1, 15, 31, 127]
 
 
 def test_accuracies_are_those_of_argmax_and_topk(monkeypatch):
     found = outputs()
     weights = np.random.default_rng(0).dirichlet(np.ones(4), 9)
-    whole = aep.accuracies(found, weights)
-    monkeypatch.setattr(aep, "CHUNK", 9 * 7 * 8)  # eight images at a time
-    np.testing.assert_array_equal(aep.accuracies(found, weights), whole)
+    whole = subsets.accuracies(found, weights)
+    monkeypatch.setattr(subsets, "CHUNK", 9 * 7 * 8)  # eight images at a time
+    np.testing.assert_array_equal(subsets.accuracies(found, weights), whole)
     for w, (top1, top5) in zip(weights, whole, strict=True):
         out = sum(a * o for a, o in zip(w, found.logits, strict=True))
         best = out.topk(5).indices == found.labels[:, None]
@@ -755,15 +757,18 @@ def test_equal_outputs_are_no_right_answer():
     """A network that says the same of all classes is right about the first one, as argmax reads
     it."""
     labels = torch.arange(6)
-    assert aep.accuracies(aep.Outputs(torch.zeros(1, 6, 6), labels), [[1.0]]).tolist() == [
+    assert subsets.accuracies(subsets.Outputs(torch.zeros(1, 6, 6), labels), [[1.0]]).tolist() == [
         [pytest.approx(100 / 6), pytest.approx(500 / 6)]
     ]
-    assert aep.accuracies(aep.Outputs(torch.zeros(1, 3, 3), labels[:3]), [[1.0]])[0, 1] == 100.0
+    assert (
+        subsets.accuracies(subsets.Outputs(torch.zeros(1, 3, 3), labels[:3]), [[1.0]])[0, 1]
+        == 100.0
+    )
 
 
 def test_outputs_that_are_no_numbers_are_refused():
     with pytest.raises(Refusal, match="not numbers"):
-        aep.exit_outputs(
+        subsets.exit_outputs(
             nn.Linear(2, 3), [(torch.full((4, 2), float("nan")), torch.zeros(4, dtype=torch.int64))]
         )
 
@@ -788,23 +793,23 @@ COLUMNS = ["number", "subset", "exits", "val_top1", "val_top5", "macs_tp"]
 )
 def test_ties_go_to_the_smaller_network(rows, wanted, rule, tied):
     for order in itertools.permutations(rows):
-        best, how = aep.choose(pd.DataFrame(order, columns=COLUMNS))
+        best, how = subsets.choose(pd.DataFrame(order, columns=COLUMNS))
         assert best.subset == wanted and how == {"rule": rule, "tied": tied}
 
 
 def test_the_published_ties_go_to_late_exits():
     rows = pd.DataFrame([(4, "1", 1, 90, 99, 1), (1, "3", 1, 90, 99, 9)], columns=COLUMNS)
-    best, how = aep.choose(rows, "published")
+    best, how = subsets.choose(rows, "published")
     assert best.subset == "3" and how == {"rule": "number", "tied": 2}
     with pytest.raises(Refusal, match="use one of smaller, published"):
-        aep.choose(rows, "first")
+        subsets.choose(rows, "first")
 
 
 def test_a_pruned_network_is_pruned_again(finished, data):
     network = extract(trained(*finished), (1, 3, 4))
     votes = [exit_weights("DESC", 4)[1][i - 1] for i in network.positions]
-    val = aep.exit_outputs(network, data.eval_batches("val", PIXELS, 30))
-    pruned = aep.prune(network, val, votes, backbones.parts(network, PIXELS))
+    val = subsets.exit_outputs(network, data.eval_batches("val", PIXELS, 30))
+    pruned = subsets.prune(network, val, votes, backbones.parts(network, PIXELS))
     assert pruned.subsets.subset.tolist() == ["4", "3", "3 4", "1", "1 4", "1 3", "1 3 4"]
     assert pruned.network.positions == tuple(pruned.exits)
     whole = pd.read_csv(finished[0] / "subsets.csv").set_index("subset")
@@ -822,7 +827,7 @@ def test_optimal_weights_solve_the_convex_problem(seed):
     """On the simplex; no corner, edge or random point is better; the gradient is the same wherever
     a weight is > 0."""
     found = outputs(n_exits=4, seed=seed)
-    w = aep.optimal_weights(found)
+    w = subsets.optimal_weights(found)
     assert (w >= 0).all() and w.sum() == pytest.approx(1, abs=1e-12)
 
     def loss(w):
@@ -841,21 +846,21 @@ def test_optimal_weights_solve_the_convex_problem(seed):
 
 def test_optimal_weights_of_simple_cases():
     noise, right = outputs(1, 200), outputs(1, 200, seed=1)
-    assert aep.optimal_weights(noise).tolist() == [1.0]
+    assert subsets.optimal_weights(noise).tolist() == [1.0]
     good = 4 * F.one_hot(right.labels, 7).float()
-    useless = aep.Outputs(torch.stack([good, noise.logits[0]]), right.labels)
-    assert aep.optimal_weights(useless) == pytest.approx([1, 0], abs=1e-3)
-    both = aep.Outputs(noise.logits.repeat(2, 1, 1), noise.labels)
-    assert aep.optimal_weights(both).sum() == pytest.approx(1)
+    useless = subsets.Outputs(torch.stack([good, noise.logits[0]]), right.labels)
+    assert subsets.optimal_weights(useless) == pytest.approx([1, 0], abs=1e-3)
+    both = subsets.Outputs(noise.logits.repeat(2, 1, 1), noise.labels)
+    assert subsets.optimal_weights(both).sum() == pytest.approx(1)
 
 
 def test_the_four_patterns_are_compared_with_the_optimum(finished, data):
     folder, report = finished
     found = report["metrics"]["output_weights"]
     network = trained(folder, report)
-    val = aep.exit_outputs(network, data.eval_batches("val", PIXELS, 30))
+    val = subsets.exit_outputs(network, data.eval_batches("val", PIXELS, 30))
     assert found["weights"].keys() == found["scores"].keys() == {"OPTIMAL", *MODES}
-    assert found["weights"]["OPTIMAL"] == pytest.approx(aep.optimal_weights(val))
+    assert found["weights"]["OPTIMAL"] == pytest.approx(subsets.optimal_weights(val))
     losses = {}
     for name, w in found["weights"].items():
         out = sum(a * o for a, o in zip(w, val.logits, strict=True))

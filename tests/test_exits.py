@@ -1,12 +1,18 @@
-"""Exit weights, the joint loss, ensembles and distillation against their formulas."""
+"""Exit weights, the joint loss and ensembles against their formulas."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from nat_lib.distill import soft_cross_entropy
 from nat_lib.errors import Refusal
-from nat_lib.exits import DESC5, ensemble, exit_weights, joint_loss, supernet_weights
+from nat_lib.exits import (
+    DESC5,
+    MODES,
+    ensemble,
+    exit_weights,
+    joint_loss,
+    supernet_weights,
+)
 
 LOGITS = [torch.randn(6, 4, generator=torch.Generator().manual_seed(i)) for i in range(5)]
 LABELS = torch.tensor([0, 1, 2, 3, 1, 0])
@@ -52,26 +58,27 @@ def test_ensemble_sums_raw_logits():
     torch.testing.assert_close(ensemble(LOGITS, (0.2,) * 5), torch.stack(LOGITS).mean(0))
 
 
-def test_distillation_is_soft_cross_entropy_without_gradient_to_the_teacher():
-    logits, teacher = LOGITS[0].clone().requires_grad_(), LOGITS[1].clone().requires_grad_()
-    loss = soft_cross_entropy(logits, F.softmax(teacher, 1))
-    torch.testing.assert_close(
-        loss, -(F.softmax(teacher, 1) * F.log_softmax(logits, 1)).sum(1).mean()
-    )
-    loss.backward()
-    assert teacher.grad is None and logits.grad is not None
+def test_the_ensemble_is_exact_under_autocast():
+    exact = ensemble(LOGITS, DESC5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ensemble(LOGITS, DESC5), exact)
+        assert ensemble([o.bfloat16() for o in LOGITS], DESC5).dtype == torch.float32
 
 
-def test_distillation_from_one_hot_targets_is_cross_entropy():
-    hard = F.one_hot(LABELS, 4).float()
-    torch.testing.assert_close(
-        soft_cross_entropy(LOGITS[0], hard), F.cross_entropy(LOGITS[0], LABELS)
-    )
+def test_many_votes_at_once_are_one_after_the_other():
+    rows = [exit_weights(mode, 5)[1] for mode in MODES]
+    both = ensemble(torch.stack(LOGITS), rows)
+    torch.testing.assert_close(both, torch.stack([ensemble(LOGITS, w) for w in rows]))
 
 
-def test_an_ensemble_teacher_with_all_weight_on_one_exit_is_that_exit():
-    soft = F.softmax(ensemble(LOGITS, (0.0, 0.0, 0.0, 0.0, 1.0)), 1)
-    single = F.softmax(LOGITS[4], 1)
-    torch.testing.assert_close(
-        soft_cross_entropy(LOGITS[0], soft), soft_cross_entropy(LOGITS[0], single)
-    )
+def test_class_weights_are_an_argument_of_the_joint_loss():
+    rare = torch.tensor([1.0, 2.0, 0.5, 3.0])
+    wanted = sum(w * F.cross_entropy(o, LABELS, rare) for w, o in zip(DESC5, LOGITS, strict=True))
+    torch.testing.assert_close(joint_loss(LOGITS, LABELS, DESC5, class_weights=rare), wanted)
+
+
+def test_a_mode_of_weights_is_a_row(monkeypatch):
+    monkeypatch.setitem(MODES, "LAST", (lambda n: (0.0,) * (n - 1) + (1.0,),) * 2)
+    assert exit_weights("LAST", 3) == ((0.0, 0.0, 1.0),) * 2
+    with pytest.raises(Refusal, match="UNIF, LAST"):
+        exit_weights("FIRST", 3)

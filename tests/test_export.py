@@ -32,7 +32,7 @@ from nat_lib.exits import (
 )
 from nat_lib.export import layers, write
 from nat_lib.run.params import load_params
-from nat_lib.studies import aep, searches, warmup
+from nat_lib.studies import aep, searches, subsets, warmup
 from nat_lib.studies.post import POST, attached, run_posts
 from nat_lib.supernet import Network, Supernet
 
@@ -499,7 +499,7 @@ def test_early_stopping_in_onnx_and_torch_is_one_rule(aep_export, aep_cell, aep_
     assert (
         len(branches) == 3 and min(branches) > 0
     )  # the layers of a later stage lie inside the branch
-    outputs = aep.exit_outputs(network, aep_data.eval_batches("val", PIXELS, 30))
+    outputs = subsets.exit_outputs(network, aep_data.eval_batches("val", PIXELS, 30))
     macs, run = early["macs"], session(folder, "subnet_early.onnx")
     x = torch.cat([x for x, _ in aep_data.eval_batches("val", PIXELS, 30)])
     top1, taken, mean = one_by_one(outputs.logits, outputs.labels, votes, macs, early["threshold"])

@@ -66,24 +66,19 @@ def run(
     seed=0,
     original=None,
 ):
-    arch = subnet(net, exit)
+    arch, setting = subnet(net, exit), post.Setting(method, optimizer, lr, weights)
     cell = open_cell(
         folder,
         "post_processing",
         "one",
         {
             "arch": arch,
-            "method": method,
-            "optimizer": optimizer,
-            "lr": lr,
-            "weights": weights,
+            **setting._asdict(),
             "budget": budget._asdict(),
             "seed": seed,
         },
     )
-    return cell, post.post_process(
-        net, arch, data, method, optimizer, lr, weights, budget, cell, seed, original
-    )
+    return cell, post.post_process(net, arch, data, setting, budget, cell, seed, original)
 
 
 def left(cell):
@@ -350,7 +345,7 @@ def test_a_killed_and_resumed_run_is_the_straight_run(
         """Let the next run end at a step of its own, or where it would read the test split."""
         steps.clear()
         monkeypatch.setattr(
-            post,
+            exits,
             "joint_loss",
             lambda *args: (steps.append(1), interrupt() if len(steps) == at else joint_loss(*args))[
                 1

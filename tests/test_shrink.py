@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 import yaml
 
-from nat_lib import curricula, distill, files
+from nat_lib import curricula, distill, files, shrink
 from nat_lib.arch import Space
 from nat_lib.data.batches import load
 from nat_lib.errors import Refusal
@@ -19,7 +18,7 @@ from nat_lib.exits import ensemble
 from nat_lib.plans import NETWORKS
 from nat_lib.results.claims import printed
 from nat_lib.run.params import load_params, load_profile
-from nat_lib.studies import eps
+from nat_lib.studies import eps, grids
 from nat_lib.studies.models import Profile
 from nat_lib.supernet import Supernet
 
@@ -133,7 +132,7 @@ def test_the_reported_grids_have_the_sizes_of_the_thesis(name, phase, size):
 
 def test_validation_takes_the_extremes():
     space = Space("EE_P")
-    by_name = {p.name: eps.validation_choices(space, p) for p in curricula.phases_for(space)}
+    by_name = {p.name: curricula.extremes_of(space, p) for p in curricula.phases_for(space)}
     assert by_name["KS"].kernel == (3, 5, 7) and by_name["D2"].kernel == (3, 7)
     assert set(by_name["NW1"].level) == {3, 5, 6, 7} and set(by_name["NW2"].level) == {1, 2, 4, 7}
     assert (
@@ -146,9 +145,11 @@ def test_validation_takes_the_extremes():
 def test_a_thinned_grid_is_the_same_for_everybody():
     members = list(range(100))
     assert (
-        eps.subset(members, 9, 0) == eps.subset(members, 9, 0) == sorted(eps.subset(members, 9, 0))
+        grids.subset(members, 9, 0)
+        == grids.subset(members, 9, 0)
+        == sorted(grids.subset(members, 9, 0))
     )
-    assert eps.subset(members, None, 0) == eps.subset(members, 200, 0) == members
+    assert grids.subset(members, None, 0) == grids.subset(members, 200, 0) == members
 
 
 def test_the_recipe_scales_table_5_2(params):
@@ -182,19 +183,19 @@ def test_a_teacher_uses_batch_statistics_and_no_dropout():
     for m in net.modules():  # the same network in training mode, without its dropout
         if isinstance(m, torch.nn.Dropout):
             m.p = 0.0
-    wanted = F.softmax(
-        ensemble(net.train()(x, net.space.largest, exits="all"), (0.34, 0.27, 0.20, 0.13, 0.06)), 1
+    wanted = ensemble(
+        net.train()(x, net.space.largest, exits="all"), (0.34, 0.27, 0.20, 0.13, 0.06)
     )
     torch.testing.assert_close(once, wanted.detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_ensemble_distillation_is_one_target_and_e2e_one_per_exit():
+def test_a_teacher_hands_over_the_logits_of_its_exits():
     x = torch.randn(4, 3, 16, 16)
     same, own = teacher_of()[1].targets(x), teacher_of("e2e")[1]
     assert torch.equal(same(1), same(5))
     logits = own.network(x)
     for e in range(1, 6):
-        torch.testing.assert_close(own.targets(x)(e), F.softmax(logits[e - 1], 1))
+        torch.testing.assert_close(own.targets(x)(e), logits[e - 1])
 
 
 def test_a_teacher_of_some_exits_renormalises_its_weights():
@@ -202,19 +203,19 @@ def test_a_teacher_of_some_exits_renormalises_its_weights():
     np.testing.assert_allclose(teacher.weights, (0.13 / 0.19, 0.06 / 0.19))
 
 
-def test_elastic_draws_depend_on_seed_step_and_subnet_only(data):
-    space = Space("BASE", base_channels=(8,) * 6, widths=(1.0,), resolutions=(16, 24))
+def test_elastic_draws_depend_on_seed_step_and_subnet_only(data, params, tmp_path):
+    link = eps.chain(params, "BASE", 1.0, "fixed", 0, data, tmp_path)[-1]
     drawn = []
-    net = SimpleNamespace(
-        space=SimpleNamespace(draw=lambda *a: drawn.append(space.draw(*a)) or drawn[-1]), width=1.0
-    )
-    fake = type(
-        "Net",
-        (),
-        {"__call__": lambda s, x, a: torch.zeros(len(x), 4), "space": net.space, "width": 1.0},
-    )()
-    teacher = SimpleNamespace(targets=lambda x: lambda e: torch.full((len(x), 4), 0.25))
-    losses = eps.elastic_losses(fake, space.choices, teacher, 4, seed=3)
+
+    class Fake:
+        space, width = link.space, 1.0
+
+        def __call__(self, x, arch, exits):
+            drawn.append(arch)
+            return [torch.zeros(len(x), 10)]
+
+    teacher = SimpleNamespace(targets=lambda x: lambda e: torch.zeros(len(x), 10))
+    losses = eps.elastic_losses(Fake(), link, teacher)
     x, y = torch.zeros(2, 3, 16, 16), torch.tensor([0, 1])
     list(losses(x, y, 7)), list(losses(x, y, 7)), list(losses(x, y, 8))
     assert drawn[:4] == drawn[4:8] != drawn[8:] and len(set(drawn[:4])) == 4
@@ -245,16 +246,16 @@ def test_both_teachers_share_the_phases_that_cannot_depend_on_them(trained):
         True,
         True,
     ] + [False] * 10
-    assert {x.teacher_phase.name for x in fixed[1:]} == {"Full"}
-    assert [x.teacher_phase.name for x in pet[1:]] == [x.phase.name for x in pet[:-1]]
+    assert {x.teacher.phase.name for x in fixed[1:]} == {"Full"}
+    assert [x.teacher.phase.name for x in pet[1:]] == [x.phase.name for x in pet[:-1]]
 
 
 def test_the_pet_teacher_has_the_best_weights_of_the_phase_before(trained, data):
     _, links = trained
     link = next(x for x in links["pet"] if x.phase.name == "D1")
     before = next(x for x in links["pet"] if x.phase.name == "ND4")
-    assert link.cell.params["teacher_source"] == before.cell.hash == link.teacher.hash
-    teacher, quality = eps.make_teacher(link, data, "cpu")
+    assert link.cell.params["teacher_source"] == before.cell.hash == link.teacher.cell.hash
+    teacher, quality = eps.make_teacher(link, data)
     best = files.load_weights(before.cell.path("best.safetensors"))
     taught = teacher.network.state_dict()
     weights = {k for k, _ in teacher.network.named_parameters()}
@@ -267,7 +268,7 @@ def test_the_pet_teacher_has_the_best_weights_of_the_phase_before(trained, data)
 
 def test_a_lagging_teacher_is_one_phase_older(data, params, tmp_path):
     links = eps.chain(params | {"pet_lag": 1}, "EE_D", 1.0, "pet", 0, data, tmp_path)
-    assert [x.teacher_phase.name for x in links[1:5]] == ["Full", "Full", "KS", "ND1"]
+    assert [x.teacher.phase.name for x in links[1:5]] == ["Full", "Full", "KS", "ND1"]
 
 
 def test_without_stale_exits_the_teacher_keeps_those_trained_since_full(trained, data, params):
@@ -275,7 +276,7 @@ def test_without_stale_exits_the_teacher_keeps_those_trained_since_full(trained,
         link = next(x for x in trained[1]["pet"] if x.phase.name == name)
         recipe = link.cell.params["recipe"] | {"stale_exits": False}
         other = link._replace(cell=replace(link.cell, params=link.cell.params | {"recipe": recipe}))
-        assert list(eps.make_teacher(other, data, "cpu")[1].exit) == kept
+        assert list(eps.make_teacher(other, data)[1].exit) == kept
 
 
 def test_finished_phases_are_not_trained_again(trained, data, params, monkeypatch):
@@ -335,9 +336,9 @@ def test_the_command_line_trains_one_supernet_and_refuses_in_one_line(tmp_path, 
         "--out",
         str(tmp_path / "out"),
     ]
-    assert eps.main([*argv, "--set", "val_subnets=1"]) == 0
+    assert shrink.main([*argv, "--set", "val_subnets=1"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
-    assert eps.main([*argv, "--set", "kd=hard"]) == 2
+    assert shrink.main([*argv, "--set", "kd=hard"]) == 2
     assert "is not one of" in capsys.readouterr().err
 
 

@@ -101,7 +101,7 @@ def write(source, folder):
     with _replacing(Path(folder)) as new:
         outputs = None
         if len(exits) > 1:
-            from nat_lib.studies.aep import exit_outputs
+            from nat_lib.studies.subsets import exit_outputs
 
             outputs = exit_outputs(network, data.eval_batches("val", source.size, BATCH))
             early = choose_threshold(*outputs, source.votes, macs_until(card))

@@ -206,13 +206,16 @@ def posts(out, dataset=None, study=None):
     """
     rows = []
     for p, m, _ in _finished(out, "post_processing/*/*/*", dataset):
-        if study in (None, p["study"]):
-            before, after = m["original"], m["after"]
+        if study not in (None, p["study"]):
+            continue
+        before, after = m["original"], m["after"]
+        # a subnet that leaves at exit 1 is trained once for all settings that come out the same
+        for setting in (p, *(p | other for other in p.get("stands_for", ()))):
             rows.append(
                 {
-                    **{k: p[k] for k in (*SUBNET, "study", "subnet", "method", "optimizer")},
-                    "lr": np.format_float_scientific(p["lr"], trim="-", exp_digits=1),
-                    "weights": p["weights"] or "-",
+                    **{k: setting[k] for k in (*SUBNET, "study", "subnet", "method", "optimizer")},
+                    "lr": np.format_float_scientific(setting["lr"], trim="-", exp_digits=1),
+                    "weights": setting["weights"] or "-",
                     **{k: after[k] for k in ("val_top1", "test_top1")},
                     "original_val_top1": before["val_top1"],
                     "original_top1": before["test_top1"],

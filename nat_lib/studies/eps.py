@@ -1,119 +1,96 @@
 """Extended Progressive Shrinking: the twelve phases that turn one maximal network into an elastic
-supernet.
+supernet.  Other curricula (`curricula.CURRICULA`) run here as well.
 
 Each phase is a cell: it starts from the best weights of the phase before it, opens one more kind of
-                      choice, trains
-sampled subnets with distillation, and is reported on a grid of constant subnets.  Fixed and
-progressively extracted teachers share the phases that no teacher can influence (Full and KS).
+choice, trains sampled subnets with distillation, and is reported on a grid of constant subnets.
+Fixed and progressively extracted teachers share the phases that no teacher can influence (Full and
+KS).
 Source: OFAv2, arXiv:2302.01888; thesis 5.1.2 to 5.3, Table 5.2.
 """
 
-import sys
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
 
 from nat_lib import cells, files, machine
 from nat_lib.arch import Space
 from nat_lib.cells import Cell, open_cell
-from nat_lib.cost import count
-from nat_lib.curricula import PHASES, Phase, choices_after, phases_for
-from nat_lib.data.batches import load
-from nat_lib.distill import Teacher, soft_cross_entropy
-from nat_lib.distributed import first_rank_first, gathered, process_group, ranks
+from nat_lib.curricula import CURRICULA, Phase, choices_after, extremes_of, phases_for
+from nat_lib.distill import TEACHERS, Teacher, distilled
+from nat_lib.distributed import first_rank_first, ranks
 from nat_lib.errors import Refusal
-from nat_lib.evaluate import fold, prepare, recalibrate, score, score_exits
-from nat_lib.exits import ensemble, joint_loss, supernet_weights
+from nat_lib.evaluate import prepare, score_exits
+from nat_lib.exits import joint, supernet_weights
+from nat_lib.samplers import SAMPLERS
+from nat_lib.studies.grids import KINDS, mean_score, subset, test_rows
+from nat_lib.studies.inputs import identity, load_data  # noqa: F401  (chapter 5 loads by it)
 from nat_lib.supernet import Supernet, with_width
-from nat_lib.train import Schedule, fit, sgd
+from nat_lib.train import Schedule, compiled, epochs, fit, sgd
 
 STUDY = "ofav2_eps"
-SMOOTHING, MOMENTUM, WEIGHT_DECAY = (
-    0.1,
-    0.9,
-    3e-5,
-)  # thesis 5.2.2; label smoothing as in Once-for-All
-DROPOUT_FULL, DROPOUT_ELASTIC = 0.2, 0.1
-VALIDATION_SEED = 937162211
-
-
-def validation_choices(space, phase):
-    """Extremes of the open choices (all three kernels in KS; for levels, the extreme numbers of
-    active branches)."""
-    choices = choices_after(space, phase)
-    branches = [v.bit_count() for v in choices.level]
-    ends = {kind: tuple(sorted({min(v), max(v)})) for kind, v in choices._asdict().items()}
-    extremes = (min(branches), max(branches))
-    ends["level"] = tuple(v for v, n in zip(choices.level, branches, strict=True) if n in extremes)
-    if phase.opens == "kernel":
-        ends["kernel"] = choices.kernel
-    return choices._replace(**ends)
-
-
-def subset(members, n, seed):
-    """n of the members (all of them if n is None), drawn once by seed, in their own order."""
-    if n is None or n >= len(members):
-        return list(members)
-    return [members[i] for i in sorted(np.random.default_rng(seed).permutation(len(members))[:n])]
+# thesis 5.2.2; label smoothing as in Once-for-All
+SMOOTHING, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 3e-5
+RECIPE = (
+    "batch_size",
+    "eval_batch_size",
+    "max_steps_per_epoch",
+    "train_resolutions",
+    "eval_resolutions",
+    "training_sizes",
+    "val_subnets",
+    "grid_subnets",
+    "exit_weights",
+    "kd",
+    "stale_exits",
+    "precision",
+)
 
 
 # -------------------------------------------------------------------------------- cells and recipes
 
 
-def recipe_for(phase, params):
-    """Everything a phase's numbers depend on besides space and data, resolved from Table 5.2 and
-    the profile."""
+def recipe_for(phase, params, teacher=None):
+    """Everything a phase's numbers depend on besides space and data, resolved from its row and the
+    profile.
+
+    teacher : a key of TEACHERS, which may ask for a sampler of its own
+    """
     share = params["epoch_fraction"]
+    least = params["min_full_epochs" if phase.opens in (None, "all") else "min_epochs"]
+    lr = phase.lr if params["learning_rates"] == "thesis" else phase.code_lr
+    row = TEACHERS["fixed" if phase.maximal or teacher is None else teacher]
     return {
-        "lr": (phase.lr if params["learning_rates"] == "thesis" else phase.code_lr)
-        * params["lr_factor"],
-        "epochs": max(
-            params["min_epochs"] if phase.opens else params["min_full_epochs"],
-            round(phase.epochs * share),
-        ),
+        "lr": lr * params["lr_factor"],
+        "epochs": max(least, round(phase.epochs * share)),
         "warmup": round(phase.warmup * share),
-        "subnets": phase.subnets,
-        **{
-            k: params[k]
-            for k in (
-                "batch_size",
-                "eval_batch_size",
-                "max_steps_per_epoch",
-                "train_resolutions",
-                "eval_resolutions",
-                "training_sizes",
-                "val_subnets",
-                "grid_subnets",
-                "exit_weights",
-                "kd",
-                "stale_exits",
-                "precision",
-            )
-        },
+        "subnets": max(phase.subnets, row.least),
+        "sampler": row.sampler or phase.sampler,
+        "loss": phase.loss,
+        **{k: params[k] for k in RECIPE},
     }
 
 
 def training_resolutions(recipe):
     """All sizes, or only those of the evaluation (the published text names three, its code trains
     on five)."""
-    return (
-        recipe["train_resolutions"]
-        if recipe["training_sizes"] == "five"
-        else recipe["eval_resolutions"]
-    )
+    five = recipe["training_sizes"] == "five"
+    return recipe["train_resolutions" if five else "eval_resolutions"]
 
 
-def configured(params, data):
+def batches_of(recipe, data, seed=0, workers=0):
+    """See `train.epochs`."""
+    sizes, steps = training_resolutions(recipe), recipe["max_steps_per_epoch"]
+    return epochs(data, recipe["batch_size"], sizes, seed, steps, workers)
+
+
+def configured(params, data, curriculum="eps"):
     """Table 5.2 as this profile makes it: one row per phase with its learning rate, epochs and
     optimiser steps."""
-    n_batches = batches_per_epoch(params, data)
     rows = []
-    for phase in PHASES:
-        r = recipe_for(phase, params)
+    for phase in CURRICULA[curriculum]:
+        r = recipe_for(phase, params, phase.teacher)
+        _, n_batches = batches_of(r, data)
         rows.append(
             {
                 "phase": phase.name,
@@ -127,50 +104,31 @@ def configured(params, data):
     return pd.DataFrame(rows)
 
 
-def batches_per_epoch(recipe, data):
-    return min(
-        data.n_batches(recipe["batch_size"]), recipe["max_steps_per_epoch"] or data.n_batches(1)
-    )
-
-
-def load_data(params):
-    """The data set that the parameters name, on the device they name."""
-    if params["device"] == "cuda" and not torch.cuda.is_available():
-        raise Refusal(
-            "device is cuda but torch sees no GPU: set device to cpu, or run on a machine with one"
-        )
-    root = params["data_dir"] and files.ROOT / params["data_dir"]
-    data = load(
-        params["dataset"],
-        root=root,
-        **{
-            k: params[k]
-            for k in ("train_images", "val_images", "test_images", "calibration_images")
-        },
-    )
-    return data if params["device"] == "cpu" else data.to(params["device"])
-
-
-def identity(data):
-    """What tells one state of a data set from another: sizes and a hash of the split, classes and
-    normalisation."""
-    return {
-        "sizes": {part: len(rows) for part, rows in data.rows.items()},
-        "split": files.hash_of([data.rows, data.classes, data.mean, data.std, data.calibration]),
-    }
-
-
 class Link(NamedTuple):
-    """A phase of one supernet as a cell, with the cells it starts from and takes its teacher from
-    (None in Full)."""
+    """A phase of one supernet as a cell, with the links it starts from and takes its teacher from
+    (None: random weights; no teacher, or one in place)."""
 
     phase: Phase
     space: Space
     width: float
     cell: Cell
-    parent: Cell | None
-    teacher: Cell | None
-    teacher_phase: Phase | None
+    parent: "Link | None"
+    teacher: "Link | None"
+    kind: str  # of its teacher, a key of TEACHERS
+
+    @property
+    def recipe(self):
+        return self.cell.params["recipe"]
+
+    @property
+    def votes(self):
+        """Weights of all exits, in the loss of Full, in its vote and in the teacher's."""
+        return supernet_weights(self.recipe["exit_weights"], len(self.space.exits))
+
+    @property
+    def joint_votes(self):
+        """Of a maximal network, which is scored with all its exits; None: of a single exit."""
+        return self.votes if self.phase.maximal else None
 
 
 def chain(params, supernet, width, teacher, seed, data, out):
@@ -178,8 +136,8 @@ def chain(params, supernet, width, teacher, seed, data, out):
     depends on.
 
     teacher : "fixed" (the Full network teaches every phase) | "pet" (the result of the phase
-              before; with pet_lag = 1 of the one before that, as in the published code).  Phases
-              that come out equal for both are "any".
+              before; with pet_lag = 1 of the one before that, as in the published code) | any row
+              of TEACHERS.  Phases that come out equal for all of them are "any".
     """
     space = Space(
         supernet,
@@ -189,11 +147,12 @@ def chain(params, supernet, width, teacher, seed, data, out):
         tail_scaling=params["tail_scaling"],
     )
     links = []
-    for i, phase in enumerate(phases_for(space)):
-        source = {"fixed": 0, "pet": max(0, i - 1 - params["pet_lag"])}[teacher] if i else None
-        mode = "any" if i < 2 else teacher
-        parent = links[-1].cell if links else None
-        origin = None if source is None else links[source]
+    for i, phase in enumerate(phases_for(space, params.get("curriculum", "eps"))):
+        kind = phase.teacher or teacher
+        source = TEACHERS[kind].source
+        taught_by = links[source(i, params["pet_lag"])] if i and source else None
+        mode = "any" if phase.maximal or (i == 1 and source) else kind
+        parent = links[-1] if links else None
         values = {
             "supernet": supernet,
             "width": width,
@@ -204,115 +163,134 @@ def chain(params, supernet, width, teacher, seed, data, out):
             "n_classes": data.n_classes,
             "space": space.to_dict(),
             "data": identity(data),
-            "recipe": recipe_for(phase, params),
-            "parent": parent and parent.hash,
-            "teacher_source": origin and origin.cell.hash,
+            "recipe": recipe_for(phase, params, kind),
+            "compile": params.get("compile", False),
+            "parent": parent and parent.cell.hash,
+            "teacher_source": taught_by and taught_by.cell.hash,
             "profile": params["profile"],
         }
+        name = f"{data.name}/{supernet}_w{width}_s{seed}/{mode}-{phase.name}"
         with first_rank_first():
-            cell = open_cell(
-                out,
-                STUDY,
-                f"{data.name}/{supernet}_w{width}_s{seed}/{mode}-{phase.name}",
-                values,
-                __name__,
-            )
-        links.append(
-            Link(phase, space, width, cell, parent, origin and origin.cell, origin and origin.phase)
-        )
+            cell = open_cell(out, STUDY, name, values, __name__)
+        links.append(Link(phase, space, width, cell, parent, taught_by, kind))
     return links
 
 
 def selected(params):
     """(supernet, width, teacher, seed) of every cell chain that the profile runs."""
+    fixed = {p.teacher for p in CURRICULA[params.get("curriculum", "eps")]} - {None}
     return [
         (supernet, float(width), teacher, seed)
         for width, supernets in params["supernets"].items()
         if float(width) in params["widths"]
         for supernet in supernets
         for seed in params["seeds"]
-        for teacher in params["teachers"]
+        for teacher in (sorted(fixed) or params["teachers"])
     ]
 
 
-def run(params, supernet, width, teacher, seed, data, out):
-    """Train (or find finished) all phases of one supernet; returns their reports, in order."""
+def run(params, supernet, width, teacher, seed, data, out, phase=None):
+    """Train (or find finished) the phases of one supernet; returns their reports, in order.
+
+    phase : name of the only one that is run, those before it being finished; None: all of them
+    """
     links = chain(params, supernet, width, teacher, seed, data, out)
+    if phase is not None:
+        links = [one_of(links, phase)]
     return [run_phase(link, data, params["workers"]) for link in links]
 
 
-def load_supernet(link, cell, phase, dropout):
-    """A supernet of the link's shape with the best weights of a finished phase."""
+def one_of(links, phase):
+    """The link of a phase by its name, what it starts from being finished."""
+    named = {link.phase.name: link for link in links}
+    if phase not in named:
+        raise Refusal(f"phase {phase!r} of this supernet: use one of {', '.join(named)}")
+    link = named[phase]
+    for needed in (link.parent, link.teacher):
+        if needed and not needed.cell.report():
+            raise Refusal(
+                f"{phase} starts from {needed.phase.name}, which is not trained: run it first"
+            )
+    return link
+
+
+# ---------------------------------------------------------------------------------------- one phase
+
+
+def load_supernet(link, dropout):
+    """A supernet with the best weights of a finished link."""
     params = link.cell.params
     net = Supernet(link.space, link.width, params["n_classes"], params["seed"], dropout)
-    weights = files.load_weights(cell.path("best.safetensors"))
-    if phase.opens is None:
+    weights = files.load_weights(link.cell.path("best.safetensors"))
+    if link.phase.maximal:
         net.load_maximal(weights)
     else:
         net.load_state_dict(weights)
     return net
 
 
-def make_teacher(link, data, device):
+def make_teacher(link, data):
     """(Teacher, its quality as rows) of one phase: validation scores at the largest size, ensemble
     and exits."""
-    recipe, space = link.cell.params["recipe"], link.space
-    net = load_supernet(link, link.teacher, link.teacher_phase, 0.0)
-    trained = (
-        choices_after(space, link.teacher_phase).exit if link.teacher_phase.opens else space.exits
-    )
+    recipe, space, source = link.recipe, link.space, link.teacher
+    trained = space.exits if source.phase.maximal else choices_after(space, source.phase).exit
     positions = space.exits if recipe["stale_exits"] or recipe["kd"] == "e2e" else trained
-    network = net.extract(with_width(space.largest, link.width), exits=positions).to(device)
-    weights = supernet_weights(recipe["exit_weights"], len(space.exits))
-    teacher = Teacher(network, positions, weights, recipe["kd"])
+    net = load_supernet(source, 0.0).to(data.device)
+    teacher = Teacher.of(net, positions, link.votes, recipe["kd"], data.device)
     size = max(recipe["eval_resolutions"])
-    tested = fold(
-        recalibrate(
-            net.to(device).extract(with_width(space.largest, link.width), exits=positions),
-            data.calibration_batches(size),
-        )
-    )
-    scores = score_exits(
-        tested, data.eval_batches("val", size, recipe["eval_batch_size"]), teacher.weights
-    )
-    quality = pd.DataFrame(
-        [{"exit": e, **s._asdict()} for e, s in zip((0, *positions), scores, strict=True)]
-    )
-    return teacher, quality
+    tested = prepare(net, with_width(space.largest, link.width), data, size, exits=positions)
+    batches = data.eval_batches("val", size, recipe["eval_batch_size"])
+    scores = score_exits(tested, batches, teacher.weights)
+    rows = [{"exit": e, **s._asdict()} for e, s in zip((0, *positions), scores, strict=True)]
+    return teacher, pd.DataFrame(rows)
 
 
-# ---------------------------------------------------------------------------------------- one phase
+def starting_net(link, data):
+    """The supernet as a phase starts to train it."""
+    if link.parent is None:
+        seed = link.cell.params["seed"]
+        net = Supernet(link.space, link.width, data.n_classes, seed, link.phase.dropout)
+        return net.to(data.device)
+    net = load_supernet(link.parent, link.phase.dropout)
+    if link.phase.opens == "expand":
+        sizes = choices_after(link.space, link.phase).expand
+        net.sort_channels([e for e in sizes if min(sizes) < e < max(sizes)])
+    return net.to(data.device)
 
 
-def full_losses(net, weights):
+def maximal_losses(net, link):
     """Losses of the Full phase: the maximal network, all exits jointly (AEP), or its single
     exit."""
     largest = with_width(net.space.largest, net.width)
-
-    def losses(x, y, step):
-        logits = net(x, largest, exits="all")
-        yield joint_loss(logits, y, weights, SMOOTHING), ensemble(logits, weights)
-
-    return losses
+    body = compiled(net.body, link.cell.params["compile"])
+    # the compiled body and the views of the supernet compute the same
+    forward = body if body is not net.body else lambda x: net(x, largest, exits="all")
+    return joint(forward, link.votes, label_smoothing=SMOOTHING)
 
 
-def elastic_losses(net, choices, teacher, subnets, seed):
-    """Losses of every later phase: `subnets` seeded draws per batch, cross-entropy plus
-    distillation each."""
+def elastic_losses(net, link, teacher):
+    """Losses of every other phase: seeded draws per batch, each with distillation.
 
-    def losses(x, y, step):
-        soft = teacher.targets(x)
-        for j in range(subnets):
-            arch = net.space.draw(
-                choices, np.random.default_rng((seed, step, j)), net.width, x.shape[-1]
-            )
-            logits = net(x, arch).float()
-            loss = F.cross_entropy(logits, y, label_smoothing=SMOOTHING) + soft_cross_entropy(
-                logits, soft(arch.exit)
-            )
-            yield loss, logits
+    teacher : `Teacher`; None: the first subnet of a step teaches the others
+    """
+    recipe, seed = link.recipe, link.cell.params["seed"]
+    choices, draw = choices_after(link.space, link.phase), SAMPLERS[recipe["sampler"]]
 
-    return losses
+    def subnets(x, step):
+        rng = np.random.default_rng((seed, step))
+        return draw(link.space, choices, link.width, x.shape[-1], rng, recipe["subnets"])
+
+    return distilled(
+        net,
+        subnets,
+        teacher,
+        loss=recipe["loss"],
+        weights=link.votes,
+        kd=recipe["kd"],
+        labels=TEACHERS[link.kind].labels,
+        all_exits=link.phase.all_exits,
+        smoothing=SMOOTHING,
+    )
 
 
 def run_phase(link, data, workers=0):
@@ -320,173 +298,91 @@ def run_phase(link, data, workers=0):
 
     workers : threads that prepare batches ahead; the numbers do not depend on it
     """
-    read = {"parent": link.parent.path("best.safetensors")} if link.parent else {}
-    return cells.compute(link.cell, lambda: _phase(link, data, workers), read)
+    reads = {"parent": link.parent.cell.path("best.safetensors")} if link.parent else {}
+    return cells.compute(link.cell, lambda: _train_and_report(link, data, workers), reads)
 
 
-def _phase(link, data, workers):
-    """Train one phase and score what it leaves; returns the metrics of its report."""
-    params, recipe, phase, space = (
-        link.cell.params,
-        link.cell.params["recipe"],
-        link.phase,
-        link.space,
-    )
-    device = data.device
-    machine.seed_all(params["seed"])
-    choices, weights = (
-        choices_after(space, phase),
-        supernet_weights(recipe["exit_weights"], len(space.exits)),
-    )
-    if phase.opens is None:
-        net = Supernet(space, link.width, data.n_classes, params["seed"], DROPOUT_FULL).to(device)
-        trained, losses, quality = net.body, full_losses(net, weights), None
+def _train_and_report(link, data, workers):
+    """Do one phase; returns its metrics."""
+    recipe, phase, seed = link.recipe, link.phase, link.cell.params["seed"]
+    machine.seed_all(seed)
+    net, quality = starting_net(link, data), None
+    if phase.maximal:
+        trained, losses = net.body, maximal_losses(net, link)
     else:
-        net = load_supernet(link, link.parent, link_before(link), DROPOUT_ELASTIC)
-        if phase.opens == "expand":
-            net.sort_channels(
-                [e for e in choices.expand if min(choices.expand) < e < max(choices.expand)]
-            )
-        teacher, quality = make_teacher(link, data, device)
-        trained, losses = (
-            net.to(device),
-            elastic_losses(net, choices, teacher, recipe["subnets"], params["seed"]),
-        )
-        write(link.cell, "teacher.csv", quality)
-    n_batches = batches_per_epoch(recipe, data)
-    schedule = Schedule(recipe["lr"], recipe["epochs"], recipe["warmup"])
-    members = test_members(link, "val")
+        teacher = None
+        if link.teacher:
+            teacher, quality = make_teacher(link, data)
+            teacher.network = compiled(teacher.network, link.cell.params["compile"])
+            _write(link.cell, "teacher.csv", quality)
+        trained, losses = net, elastic_losses(net, link, teacher)
+    members, size = test_members(link, "val"), recipe["eval_batch_size"]
+    batches, n_batches = batches_of(recipe, data, seed, workers)
     history, best = fit(
         trained,
         losses,
-        lambda epoch: islice(
-            data.train_batches(
-                epoch, recipe["batch_size"], training_resolutions(recipe), params["seed"], workers
-            ),
-            n_batches,
-        ),
-        lambda _: mean_score(net, phase, members, data, weights, recipe),
-        schedule,
+        batches,
+        lambda _: mean_score(net, members, data, size, link.joint_votes),
+        Schedule(recipe["lr"], recipe["epochs"], recipe["warmup"]),
         sgd(trained, WEIGHT_DECAY, MOMENTUM),
         n_batches,
         link.cell,
         recipe["precision"],
-        f"{link.cell.name}",
+        link.cell.name,
     )
     trained.load_state_dict(best)
-    grid, full = report_grid(net, link, data, weights)
-    top = grid.loc[grid.top1.idxmax()]
-    write(link.cell, "grid.csv", grid)
+    grid, full = report_grid(net, link, data)
+    _write(link.cell, "grid.csv", grid)
     return {
-        "grid": {
-            "avg": grid.top1.mean(),
-            "best": top.top1,
-            "n": len(grid),
-            "n_full": full,
-            "best_arch": top[
-                ["resolution", "kernel", "level", "exit", "depth", "expand"]
-            ].to_dict(),
-        },
+        "grid": _summary_of(grid) | {"n_full": full},
         "val_top1": history.val_top1.max(),
         "best_epoch": int(history.epoch[history.val_top1.idxmax()]),
         "epochs": len(history),
         "steps": len(history) * n_batches,
+        "processes": ranks()[1],  # batch statistics are each one's own: the numbers depend on it
         "n_test": len(data.rows["test"]),
-        "teacher": None
+        "teacher": quality
         if quality is None
         else {"ensemble_top1": quality.top1[0], "exit_top1": quality.top1[1:].tolist()},
         "seconds": history.seconds.sum(),
     }
 
 
-def write(cell, name, frame):
+def _summary_of(grid):
+    top = grid.loc[grid.top1.idxmax()]
+    return {
+        "avg": grid.top1.mean(),
+        "best": top.top1,
+        "n": len(grid),
+        "best_arch": top[["resolution", *KINDS]].to_dict(),
+    }
+
+
+def _write(cell, name, frame):
     if ranks()[0] == 0:
         files.write_csv(cell.path(name), frame)
 
 
-def link_before(link):
-    order = phases_for(link.space)
-    return order[order.index(link.phase) - 1]
-
-
 def test_members(link, kind):
     """The constant subnets that a phase is validated on ("val": extremes, at most val_subnets) or
-    reported on ("grid").
-
-    The draw depends on the grid alone, so both teachers and all seeds are compared on the same
-    subnets.
-    """
-    recipe, phase, space = link.cell.params["recipe"], link.phase, link.space
+    reported on ("grid")."""
+    recipe, phase, space = link.recipe, link.phase, link.space
     sizes = recipe["eval_resolutions"]
-    if kind == "grid" or phase.opens is None:
+    if kind == "grid" or phase.maximal:
         members = space.grid(choices_after(space, phase), sizes, link.width)
     else:
-        members = space.grid(
-            validation_choices(space, phase), sorted({min(sizes), max(sizes)}), link.width
-        )
-    return subset(
-        members, recipe["grid_subnets" if kind == "grid" else "val_subnets"], VALIDATION_SEED
-    )
+        ends = sorted({min(sizes), max(sizes)})
+        members = space.grid(extremes_of(space, phase), ends, link.width)
+    return subset(members, recipe["grid_subnets" if kind == "grid" else "val_subnets"])
 
 
-def scored(net, phase, arch, batches, data, weights):
-    """Score of one member: the whole ensemble in the Full phase, the single-exit subnet
-    afterwards."""
-    network = prepare(
-        net, arch, data, arch.resolution, exits="all" if phase.opens is None else None
-    )
-    return score(network, batches, weights)
-
-
-def mean_score(net, phase, members, data, weights, recipe):
-    """(loss, top1) on the validation split, averaged over the members; shared among processes when
-    there are any."""
-    rank, world = ranks()
-    results = gathered(
-        [
-            scored(
-                net,
-                phase,
-                arch,
-                data.eval_batches("val", arch.resolution, recipe["eval_batch_size"]),
-                data,
-                weights,
-            )
-            for arch in members[rank::world]
-        ]
-    )
-    return sum(r.loss for r in results) / len(results), sum(r.top1 for r in results) / len(results)
-
-
-def report_grid(net, link, data, weights):
+def report_grid(net, link, data):
     """(one row per reported subnet on the test split, size of the whole grid).  Thesis 5.3."""
-    phase, recipe = link.phase, link.cell.params["recipe"]
-    (rank, world), members, rows = ranks(), test_members(link, "grid"), []
-    full = len(
-        link.space.grid(choices_after(link.space, phase), recipe["eval_resolutions"], link.width)
-    )
-    costs = count(members, link.space, data.n_classes, exits="all" if phase.opens is None else None)
-    mine = list(zip(members, costs.itertuples(), strict=True))[rank::world]
-    for arch, cost in machine.progress(mine, f"{link.cell.name}, test grid"):
-        batches = data.test_batches(arch.resolution, recipe["eval_batch_size"], why=link.cell.name)
-        result = scored(net, phase, arch, batches, data, weights)
-        rows.append(
-            {
-                "resolution": arch.resolution,
-                "kernel": arch.kernel[0],
-                "level": arch.level[0],
-                "exit": arch.exit,
-                "depth": arch.depth[0],
-                "expand": arch.expand[0],
-                "top1": result.top1,
-                "top5": result.top5,
-                "loss": result.loss,
-                "params": int(cost.params),
-                "macs": int(cost.macs),
-                "macs_tp": int(cost.macs_tp),
-            }
-        )
-    return pd.DataFrame(gathered(rows)), full
+    recipe, name, members = link.recipe, link.cell.name, test_members(link, "grid")
+    grid = test_rows(net, members, data, recipe["eval_batch_size"], name, link.joint_votes)
+    choices = choices_after(link.space, link.phase)
+    whole = link.space.grid(choices, recipe["eval_resolutions"], link.width)
+    return grid, len(whole)
 
 
 # -------------------------------------------------------------------------------- what the runs say
@@ -500,17 +396,9 @@ def best_subnets(params, data, out):
         link = chain(params, supernet, width, teacher, seed, data, out)[-1]
         grid = pd.read_csv(link.cell.path("grid.csv"))
         top = grid.loc[grid.top1.idxmax()]
-        rows.append(
-            {
-                "supernet": supernet,
-                "width": width,
-                "teacher": teacher,
-                "seed": seed,
-                **top.drop("loss").to_dict(),
-                "resolution": int(top.resolution),
-            }
-        )
-    whole = ["kernel", "level", "exit", "depth", "expand", "params", "macs", "macs_tp"]
+        named = {"supernet": supernet, "width": width, "teacher": teacher, "seed": seed}
+        rows.append(named | top.drop("loss").to_dict() | {"resolution": int(top.resolution)})
+    whole = [*KINDS, "params", "macs", "macs_tp"]
     return pd.DataFrame(rows).astype(dict.fromkeys(whole, int))
 
 
@@ -522,49 +410,3 @@ def summary(results):
     return {
         f"{n}_w{w}_{t}/{s}_{k}": v for (n, w, t, s, k), v in last.groupby(keys).top1.mean().items()
     }
-
-
-def main(argv=None):
-    """Train one supernet from the command line, on one process or on several GPUs; notebooks then
-    find it finished.
-
-    torchrun --nproc-per-node 4 -m nat_lib.shrink --profile paper --supernet EE_D --width 1.0
-    --teacher pet
-    """
-    from argparse import ArgumentParser
-
-    from nat_lib.run import jobs
-    from nat_lib.run.params import assignments, load_params
-
-    parser = ArgumentParser(
-        prog="python -m nat_lib.shrink", description=main.__doc__.splitlines()[0]
-    )
-    parser.add_argument("--profile", default="smoke", help="name or file of a profile")
-    parser.add_argument("--supernet", required=True)
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--teacher", choices=("fixed", "pet"), default="pet")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="outputs folder; default outputs/<profile>")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change a parameter"
-    )
-    given = parser.parse_args(argv)
-    try:
-        params = load_params(given.profile, "ofav2_eps", assignments(given.set))
-        out = jobs.outputs_folder(params, given.out)
-        with process_group(params["device"]):
-            machine.start(params["threads"], given.seed)
-            with first_rank_first():
-                data = load_data(params)
-            for report in run(
-                params, given.supernet, given.width, given.teacher, given.seed, data, out
-            ):
-                if ranks()[0] == 0:
-                    grid = report["metrics"]["grid"]
-                    print(
-                        f"{report['name']}: avg {grid['avg']:.2f}, best {grid['best']:.2f} ({grid['n']} subnets)"
-                    )
-    except Refusal as refusal:
-        print(f"nat_lib.shrink: {refusal}", file=sys.stderr)
-        return 2
-    return 0

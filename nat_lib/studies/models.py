@@ -9,8 +9,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from nat_lib.backbone_table import BACKBONES
+from nat_lib.curricula import CURRICULA
+from nat_lib.distill import TARGETS, TEACHERS
 from nat_lib.errors import Refusal
 from nat_lib.plans import NETWORKS
+from nat_lib.precision import PRECISIONS
 from nat_lib.search import objectives
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.predictors import PREDICTORS
@@ -272,7 +275,8 @@ class AepStudy(Strict):
     weights_dir: str | None  # folder of ImageNet weights; None: torch's own
     download: bool
     device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal[*PRECISIONS]
+    compile: bool
 
 
 class Ofav2Eps(Strict):
@@ -281,18 +285,18 @@ class Ofav2Eps(Strict):
         Field(min_length=1),
         AfterValidator(_distinct),
     ]
-    teachers: Annotated[
-        list[Literal["fixed", "pet"]], Field(min_length=1), AfterValidator(_distinct)
-    ]
+    curriculum: Literal[*CURRICULA]
+    teachers: Annotated[list[Literal[*TEACHERS]], Field(min_length=1), AfterValidator(_distinct)]
     seeds: Seeds
     exit_weights: Literal["DESC", "ASC"]
-    kd: Literal["ensemble", "e2e"]
+    kd: Literal[*TARGETS]
     pet_lag: Annotated[int, Field(ge=0, le=1)]
     stale_exits: bool
     training_sizes: Literal["five", "three"]
     tail_scaling: Literal["once", "twice"]
     device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal[*PRECISIONS]
+    compile: bool
 
 
 class Warming(Strict):
@@ -304,6 +308,7 @@ class Warming(Strict):
     tail_scaling: Literal["once", "twice"]
     search_resolutions: Sides | None
     device: Literal["cpu", "cuda"]
+    precision: Literal[*PRECISIONS]  # of the fine-tuning of the maximal networks
 
 
 class Predictors(Warming):

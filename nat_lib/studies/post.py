@@ -1,159 +1,32 @@
-"""Cells around a search: the comparison of predictors before it and the post-processing of subnets
-after it.
+"""Post-processing: the subnets that a search returned, fine-tuned alone.
 
-Source: thesis 6.2.2 and 6.3.1 (predictors), 6.1.5, 6.2.4 and 6.3.2 (post-processing).
+Source: thesis 6.1.5, 6.2.4 and 6.3.2.
 """
 
 from dataclasses import replace
 from functools import partial
-from itertools import islice, product
+from itertools import product
 from typing import NamedTuple
 
 import pandas as pd
-import torch
 from torch import nn
 
 from nat_lib import cells, files, machine
 from nat_lib.arch import Space
-from nat_lib.cells import open_cell
+from nat_lib.cells import Cell, open_cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import recalibrate, score
-from nat_lib.exits import MODES, ensemble, exit_weights, joint_loss
+from nat_lib.exits import MODES, exit_weights, joint
 from nat_lib.search import objectives
-from nat_lib.studies import eps, searches
+from nat_lib.studies import inputs, searches
 from nat_lib.supernet import Supernets
-from nat_lib.train import Annealed, Ranger, fit, sgd
+from nat_lib.train import OPTIMIZERS, Annealed, epochs, fit
 
 POST = "post_processing"
-# thesis 6.2.4: what was found best on CIFAR-100, and then used for every final subnet
-BEST = {
-    "std": {False: ("SGD", 1e-4, None), True: ("AdamW", 1e-4, None)},
-    "ens": {True: ("AdamW", 1e-4, "UNIF")},
-}
-
-
-# -----------------------------------------------------------------------------------
-# post-processing
-
-
-def settings(kind, early_exits, params):
-    """(method, optimizer, lr, weights) of the study of strategies ("grid") or of the final networks
-    ("final")."""
-    if kind == "final":
-        return [
-            (method, *by_family[early_exits])
-            for method, by_family in BEST.items()
-            if early_exits in by_family
-        ]
-    both = [(optimizer, lr) for optimizer in OPTIMIZERS for lr in params["post_learning_rates"]]
-    weighted = (
-        [("ens", *setting, weights) for setting in both for weights in MODES] if early_exits else []
-    )
-    return [("std", *setting, None) for setting in both] + weighted
-
-
-def run_posts(params, kind, supernet, phase, text, seed, data, out):
-    """Post-process the returned subnets of one finished search, all settings of the kind; returns
-    the reports."""
-    cell = finished_search(out, data.name, supernet, phase, text, seed)
-    space, batch_size = Space.from_dict(cell.params["space"]), params["nat_eval_batch_size"]
-    subnets = pd.read_csv(cell.path("subnets.csv")).query("returned")
-    subnets = subnets.sort_values("val_top1", ascending=False, kind="stable").head(
-        params["post_subnets"]
-    )
-    nets = Supernets(space, cell.params["n_classes"])
-    nets.load_state_dict(files.load_weights(cell.path("supernets.safetensors")))
-    budget = Budget(
-        params["post_epochs"],
-        params["post_patience"],
-        params["post_batch_size"],
-        params["post_epochs"],
-        params["post_max_steps"],
-        batch_size,
-        params["post_final"],
-        params["workers"],
-    )
-    reports = []
-    todo = [
-        *product(enumerate(subnets.to_dict("records")), settings(kind, space.early_exits, params))
-    ]
-    for (number, row), (method, optimizer, lr, weights) in machine.progress(
-        todo, f"{cell.name}, post-processing"
-    ):
-        arch = space.decode(searches.genotypes([row["code"]]))[0]
-        name = "-".join(
-            filter(
-                None, (str(number), method, optimizer, f"{lr:.0e}".replace("e-0", "e-"), weights)
-            )
-        )
-        tuned = open_cell(
-            out,
-            POST,
-            f"{cell.name}/{name}",
-            {
-                "supernet": supernet,
-                "phase": phase,
-                "objectives": cell.params["objectives"],
-                "dataset": data.name,
-                "seed": seed,
-                "profile": params["profile"],
-                "search": cell.hash,
-                "subnet": number,
-                "code": row["code"],
-                "method": method,
-                "optimizer": optimizer,
-                "lr": lr,
-                "weights": weights,
-                "study": kind,
-                "budget": {k: v for k, v in budget._asdict().items() if k != "workers"},
-                "data": eps.identity(data),
-            },
-            __name__,
-        )
-        reports.append(
-            post_process(
-                nets,
-                arch,
-                data,
-                method,
-                optimizer,
-                lr,
-                weights,
-                budget,
-                tuned,
-                seed,
-                {k: row[k] for k in ORIGINAL},
-            )
-        )
-    return reports
-
-
-def finished_search(out, dataset, supernet, phase, text, seed):
-    """The finished cell of a search under `out`: `Cell`."""
-    names = "+".join(objectives.names(text))
-    return cells.finished(
-        out,
-        searches.STUDY,
-        searches.cell_name(dataset, supernet, phase, names, seed),
-        "run notebook 04 with these parameters first",
-    )
-
-
-def post_selected(params, kind):
-    """(supernet, phase, objectives, seed) of the searches whose subnets are post-processed.
-
-    "grid": phase 1, where thesis 6.3.2 compares the strategies; "final": phase 4.
-    """
-    phase = {"grid": "1", "final": "4"}[kind]
-    return [
-        (supernet, int(phase), text, seed)
-        for seed in params["seeds"]
-        for supernet in params["nat_supernets"].get(phase, ())
-        for text in params["post_searches"].get(phase, ())
-    ]
-
-
+METHODS, FINALS = ("std", "ens"), ("train+val", "train")
+# of the study of strategies: thesis 6.3.2, METHODS 3.10
+STUDIED = ("BASE", "SE_D", "EE_B", "EE_D")
 ORIGINAL = (
     "val_top1",
     "test_top1",
@@ -165,8 +38,32 @@ ORIGINAL = (
     "latency_ms",
 )
 
-METHODS, FINALS = ("std", "ens"), ("train+val", "train")
-WEIGHT_DECAY = 3e-4  # of SGD, as in the search (thesis 6.2.4); the published scripts have 5e-4
+
+class Setting(NamedTuple):
+    """How a subnet is fine-tuned.
+
+    method    : "std" (its own exit) | "ens" (exits 1 .. its own, joint loss, weighted sum of
+                logits; not for networks of one exit)
+    optimizer : a key of OPTIMIZERS;  lr : at the start of both stages
+    weights   : of the exits for "ens", a key of `exits.MODES`; None for "std"
+    """
+
+    method: str
+    optimizer: str
+    lr: float
+    weights: str | None = None
+
+    @property
+    def name(self):
+        lr = f"{self.lr:.0e}".replace("e-0", "e-")
+        return "-".join(filter(None, (self.method, self.optimizer, lr, self.weights)))
+
+
+# early exits or not: what was found best on CIFAR-100, then used for every final subnet (6.2.4)
+BEST = {
+    False: [Setting("std", "SGD", 1e-4)],
+    True: [Setting("std", "AdamW", 1e-4), Setting("ens", "AdamW", 1e-4, "UNIF")],
+}
 
 
 class Budget(NamedTuple):
@@ -188,25 +85,121 @@ class Budget(NamedTuple):
     workers: int = 0
 
 
-OPTIMIZERS = {  # network -> optimiser; the learning rate comes from the schedule
-    "SGD": partial(sgd, weight_decay=WEIGHT_DECAY, nesterov=False, exempt=False),
-    "AdamW": lambda network: torch.optim.AdamW(network.parameters(), fused=True),
-    "Ranger": lambda network: Ranger(network.parameters()),
-}
+# -------------------------------------------------------------------------------------------- cells
 
 
-def post_process(
-    net, arch, data, method, optimizer, lr, weights, budget, cell, seed, original=None
-):
+def settings(kind, early_exits, params):
+    """The `Setting`s of the study of strategies ("grid") or of the final networks ("final")."""
+    if kind == "final":
+        return BEST[early_exits]
+    both = list(product(OPTIMIZERS, params["post_learning_rates"]))
+    attached = product(both, MODES) if early_exits else ()
+    standard = [Setting("std", *setting) for setting in both]
+    return standard + [Setting("ens", *setting, weights) for setting, weights in attached]
+
+
+def post_selected(params, kind):
+    """(supernet, phase, objectives, seed) of the searches whose subnets are post-processed.
+
+    "grid": of STUDIED in phase 1, where thesis 6.3.2 compares the strategies; "final": phase 4.
+    """
+    phase = {"grid": "1", "final": "4"}[kind]
+    return [
+        (supernet, int(phase), text, seed)
+        for seed in params["seeds"]
+        for supernet in params["nat_supernets"].get(phase, ())
+        if kind == "final" or supernet in STUDIED
+        for text in params["post_searches"].get(phase, ())
+    ]
+
+
+def finished_search(out, dataset, supernet, phase, text, seed):
+    """The finished cell of a search under `out`: `cells.Cell`."""
+    names = "+".join(objectives.names(text))
+    name = searches.cell_name(dataset, supernet, phase, names, seed)
+    return cells.finished(out, searches.STUDY, name, "run notebook 04 with these parameters first")
+
+
+def run_posts(params, kind, supernet, phase, text, seed, data, out):
+    """Post-process the returned subnets of one finished search, all settings of the kind; returns
+    the reports, one per cell.
+
+    A subnet that leaves at exit 1 has no exit before its own: what "ens" does is what "std" does,
+    and the cell of "std" stands for both (`stands_for` in its parameters).
+    """
+    search = finished_search(out, data.name, supernet, phase, text, seed)
+    space = Space.from_dict(search.params["space"])
+    subnets = pd.read_csv(search.path("subnets.csv")).query("returned")
+    subnets = subnets.sort_values("val_top1", ascending=False, kind="stable")
+    subnets = subnets.head(params["post_subnets"]).to_dict("records")
+    nets = Supernets(space, search.params["n_classes"])
+    nets.load_state_dict(files.load_weights(search.path("supernets.safetensors")))
+    budget = budget_of(params)
+    todo = []
+    for number, row in enumerate(subnets):
+        arch = space.decode(searches.genotypes([row["code"]]))[0]
+        every = settings(kind, space.early_exits, params)
+        for setting, others in shared(every, arch.exit):
+            values = {
+                "supernet": supernet,
+                "phase": phase,
+                "objectives": search.params["objectives"],
+                "dataset": data.name,
+                "seed": seed,
+                "profile": params["profile"],
+                "search": search.hash,
+                "subnet": number,
+                "code": row["code"],
+                **setting._asdict(),
+                "stands_for": [other._asdict() for other in others],
+                "study": kind,
+                "budget": {k: v for k, v in budget._asdict().items() if k != "workers"},
+                "data": inputs.identity(data),
+            }
+            name = f"{search.name}/{number}-{setting.name}"
+            cell = open_cell(out, POST, name, values, __name__)
+            todo.append((arch, setting, cell, {k: row[k] for k in ORIGINAL}))
+    return [
+        post_process(nets, arch, data, setting, budget, cell, seed, original)
+        for arch, setting, cell, original in machine.progress(
+            todo, f"{search.name}, post-processing"
+        )
+    ]
+
+
+def budget_of(params):
+    return Budget(
+        params["post_epochs"],
+        params["post_patience"],
+        params["post_batch_size"],
+        params["post_epochs"],
+        params["post_max_steps"],
+        params["nat_eval_batch_size"],
+        params["post_final"],
+        params["workers"],
+    )
+
+
+def shared(settings, exit):
+    """[(setting that is trained, settings that come out the same)] for a subnet of this exit."""
+    if exit > 1:
+        return [(setting, []) for setting in settings]
+    alone = [s._replace(method="std", weights=None) for s in settings]
+    return [
+        (one, [s for s, same in zip(settings, alone, strict=True) if same == one and s != one])
+        for one in dict.fromkeys(alone)
+    ]
+
+
+# ------------------------------------------------------------------------------------- one network
+
+
+def post_process(net, arch, data, setting, budget, cell, seed, original=None):
     """Fine-tune one subnet of a searched supernet; a finished cell is only read. Returns its
     report.
 
     net       : where the weights come from: a `Supernet`, or anything with .extract(arch, exits),
                 .space, .n_classes
-    method    : "std" (its own exit) | "ens" (exits 1 .. arch.exit, joint loss, weighted sum of
-                logits; not for networks of one exit)
-    optimizer : a key of OPTIMIZERS;  lr : at the start of both stages
-    weights   : of the exits for "ens", a mode of `exits.exit_weights`; None for "std"
     cell      : keeps stage1.csv, stage2.csv and network.safetensors (last epoch of stage 2); a
                 killed run resumes there
     original  : what is known of the subnet as the search returned it, a dict; goes into the metrics
@@ -215,76 +208,81 @@ def post_process(
                 test_top5, test_loss, best_epoch (the length of stage 2), epochs (of stage 1),
                 params, macs, macs_tp, n_test
     """
-    work = partial(
-        _tuned, net, arch, data, method, optimizer, lr, weights, budget, cell, seed, original
-    )
-    return cells.compute(cell, work, drops=["stage1", "stage2"])
-
-
-def _tuned(net, arch, data, method, optimizer, lr, weights, budget, cell, seed, original):
-    kept, loss_weights, votes = attached(net.space, arch, method, weights)
+    kept, weights, votes = attached(net.space, arch, setting.method, setting.weights)
     for what, value, legal in (
-        ("optimizer", optimizer, OPTIMIZERS),
+        ("optimizer", setting.optimizer, OPTIMIZERS),
         ("final", budget.final, FINALS),
     ):
         if value not in legal:
             raise Refusal(f"{what} {value!r} of post-processing: use one of {', '.join(legal)}")
+    tuned = Tuning(arch, kept, weights, votes, setting, budget, cell, seed)
+    work = partial(_two_stages, tuned, net, data, original)
+    return cells.compute(cell, work, drops=["stage1", "stage2"])
 
-    def scored(network, batches):
-        return score(network.eval(), batches, votes)
 
-    def validate(network):
-        return scored(network, data.eval_batches("val", arch.resolution, budget.eval_batch_size))[
-            :2
-        ]
+class Tuning(NamedTuple):
+    """One subnet with its exits, loss weights and votes, and how it is trained."""
 
-    def train(network, data, epochs, stage, **watched):
-        def losses(x, y, step):
-            logits = network(x)
-            yield joint_loss(logits, y, loss_weights), ensemble(logits, votes)
+    arch: object
+    exits: tuple
+    weights: tuple
+    votes: tuple
+    setting: Setting
+    budget: Budget
+    cell: Cell
+    seed: int
 
-        def batches(epoch):
-            return islice(
-                data.train_batches(
-                    epoch, budget.batch_size, [arch.resolution], seed, budget.workers
-                ),
-                n,
-            )
+    def score(self, network, batches):
+        return score(network.eval(), batches, self.votes)
 
-        n = min(data.n_batches(budget.batch_size), budget.max_steps_per_epoch or data.n_batches(1))
-        machine.seed_all(seed)
+    def validate(self, network, data):
+        size, batch_size = self.arch.resolution, self.budget.eval_batch_size
+        return self.score(network, data.eval_batches("val", size, batch_size))
+
+    def train(self, network, data, n_epochs, stage, **watched):
+        """`train.fit` of one stage: (history, best weights)."""
+        b, sizes = self.budget, [self.arch.resolution]
+        batches, n = epochs(data, b.batch_size, sizes, self.seed, b.max_steps_per_epoch, b.workers)
+        machine.seed_all(self.seed)
         return fit(
             network,
-            losses,
+            joint(network, self.weights, self.votes),
             batches,
-            schedule=Annealed(lr, epochs, budget.period),
+            schedule=Annealed(self.setting.lr, n_epochs, b.period),
             n_batches=n,
-            optimizer=OPTIMIZERS[optimizer](network),
-            cell=replace(cell, folder=cell.path(stage)),
-            say=f"{cell.name}, {stage}",
+            optimizer=OPTIMIZERS[self.setting.optimizer](network),
+            cell=replace(self.cell, folder=self.cell.path(stage)),
+            say=f"{self.cell.name}, {stage}",
             **watched,
         )
 
-    network = start(net, arch, kept, data)
-    before = validate(network)[1]
-    stage1, _ = train(
-        network, data, budget.max_epochs, "stage1", validate=validate, patience=budget.patience
+
+def _two_stages(tuned, net, data, original):
+    """Find the number of epochs, train anew for as many, test; returns the metrics."""
+    arch, budget, cell = tuned.arch, tuned.budget, tuned.cell
+    network = start(net, arch, tuned.exits, data)
+    before = tuned.validate(network, data).top1
+    stage1, _ = tuned.train(
+        network,
+        data,
+        budget.max_epochs,
+        "stage1",
+        validate=lambda network: tuned.validate(network, data),
+        patience=budget.patience,
     )
     best_epoch = int(stage1.epoch[stage1.val_top1.idxmax()])  # the first of the highest
 
-    network = start(net, arch, kept, data)
+    network = start(net, arch, tuned.exits, data)
     both = data.merged() if budget.final == "train+val" else data
-    stage2, _ = train(network, both, best_epoch, "stage2", validate=None)
-    test = scored(
-        network, data.test_batches(arch.resolution, budget.eval_batch_size, why=cell.name)
-    )
+    stage2, _ = tuned.train(network, both, best_epoch, "stage2", validate=None)
+    batches = data.test_batches(arch.resolution, budget.eval_batch_size, why=cell.name)
+    test = tuned.score(network, batches)
 
     files.save_weights(cell.path("network.safetensors"), network.state_dict())
     files.write_csv(cell.path("stage1.csv"), stage1)
-    files.write_csv(
-        cell.path("stage2.csv"), stage2.drop(columns=["val_loss", "val_top1", "is_best"])
-    )
-    cost = count([arch], net.space, net.n_classes, exits=kept).iloc[0]
+    unseen = ["val_loss", "val_top1", "val_top5", "is_best"]
+    files.write_csv(cell.path("stage2.csv"), stage2.drop(columns=unseen))
+    cost = count([arch], net.space, net.n_classes, exits=tuned.exits).iloc[0]
     return {
         "original": original,
         "before": {"val_top1": before},
@@ -313,7 +311,8 @@ def attached(space, arch, method, weights):
     if method == "std":
         if weights is not None:
             raise Refusal(
-                f"exit weights {weights!r} for method std, which has one exit: leave them out (None)"
+                f"exit weights {weights!r} for method std, which has one exit: leave them out "
+                "(None)"
             )
         return (arch.exit,), (1.0,), (1.0,)
     if not space.early_exits:

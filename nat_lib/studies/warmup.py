@@ -8,25 +8,23 @@ Source: NAT, arXiv:2005.05859; NATv2, arXiv:2307.00960; thesis 3.3.3, 3.3.4 and 
 """
 
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from nat_lib import files, machine
-from nat_lib.cells import compute, finished, open_cell
+from nat_lib import cells, files, machine
+from nat_lib.cells import open_cell
 from nat_lib.curricula import phases_for
-from nat_lib.distill import Teacher, soft_cross_entropy
-from nat_lib.distributed import first_rank_first, gathered, ranks
+from nat_lib.distill import Teacher, distilled
+from nat_lib.distributed import first_rank_first
 from nat_lib.errors import Refusal
-from nat_lib.evaluate import prepare, score
-from nat_lib.exits import ensemble, joint_loss, supernet_weights
+from nat_lib.exits import joint, supernet_weights
+from nat_lib.samplers import stream
+from nat_lib.studies import grids
 from nat_lib.studies.eps import STUDY as SHRINKING
-from nat_lib.studies.eps import subset
 from nat_lib.supernet import Supernet, Supernets, with_width
-from nat_lib.train import Ramped, clip, fit, sgd
+from nat_lib.train import Ramped, epochs, fit, sgd
 
 STUDY = "natv2_warmup"
 LR_WARMUP, LR_ADAPTATION = 7.5e-3, 2.5e-3  # thesis 6.2.5
@@ -35,23 +33,20 @@ MAXIMAL_EPOCHS, MAXIMAL_RAMP, SUPERNET_EPOCHS, SUPERNET_RAMP = 100, 5, 150, 10
 ADAPTATION_RAMP = 5 / 150  # of all its epochs
 SUBNETS = 4  # sampled per batch
 REPORT_EVERY = 10  # epochs between two validations of the warm-up of the supernets
-GRID_SEED = 937162211
 
 
 # ---------------------------------------------------------------------------------- where it starts
 
 
-def trained_cell(out, dataset, space, width, teacher, seed):
-    """The finished last phase of a supernet that extended progressive shrinking left under `out`:
-    `Cell`."""
-    last = phases_for(space)[-1].name
-    return finished(
-        out,
-        SHRINKING,
-        f"{dataset}/{space.name}_w{width}_s{seed}/{teacher}-{last}",
+def trained_cell(out, dataset, space, width, teacher, seed, curriculum="eps"):
+    """The finished last phase of a supernet that chapter 5 left under `out`: `cells.Cell`."""
+    last = phases_for(space, curriculum)[-1]
+    name = f"{dataset}/{space.name}_w{width}_s{seed}/{last.teacher or teacher}-{last.name}"
+    remedy = (
         f"{space.name} at width {width} was not trained on {dataset} with the {teacher} teacher "
-        f"and seed {seed}; list it under `supernets` in the profile and run notebook 02 first",
+        f"and seed {seed}; list it under `supernets` in the profile and run notebook 02 first"
     )
+    return cells.finished(out, SHRINKING, name, remedy)
 
 
 def trained_supernet(cell, space):
@@ -61,36 +56,35 @@ def trained_supernet(cell, space):
     ours = {k: v for k, v in files.plain(space).items() if k in theirs}
     if theirs != ours:
         raise Refusal(
-            f"{cell.folder} holds a supernet of another space ({theirs} instead of {ours}): "
-            "train it again with notebook 02, or give the profile its base_channels and tail_scaling"
+            f"{cell.folder} holds a supernet of another space ({theirs} instead of {ours}): train "
+            "it again with notebook 02, or give the profile its base_channels and tail_scaling"
         )
     net = Supernet(space, float(params["width"]), params["n_classes"])
     net.load_state_dict(files.load_weights(cell.path("best.safetensors")))
     return net
 
 
-# -------------------------------------------------------------------------------------------
-# warm-up
+# ------------------------------------------------------------------------------------------ warm-up
+
+RECIPE = (
+    "nat_batch_size",
+    "nat_eval_batch_size",
+    "nat_epoch_fraction",
+    "nat_min_epochs",
+    "nat_max_steps",
+    "nat_lr_factor",
+    "nat_val_subnets",
+    "train_resolutions",
+    "eval_resolutions",
+    "exit_weights",
+    "carry_kernel_transforms",
+    "precision",
+)
 
 
 def recipe(params):
     """What the numbers of warm-up and adaptation depend on besides space, data and start."""
-    return {
-        k: params[k]
-        for k in (
-            "nat_batch_size",
-            "nat_eval_batch_size",
-            "nat_epoch_fraction",
-            "nat_min_epochs",
-            "nat_max_steps",
-            "nat_lr_factor",
-            "nat_val_subnets",
-            "train_resolutions",
-            "eval_resolutions",
-            "exit_weights",
-            "carry_kernel_transforms",
-        )
-    }
+    return {key: params[key] for key in RECIPE}
 
 
 def epochs_of(whole, ramp, recipe):
@@ -99,17 +93,23 @@ def epochs_of(whole, ramp, recipe):
     return max(recipe["nat_min_epochs"], round(whole * share)), round(ramp * share)
 
 
-def n_batches(recipe, data):
-    whole = data.n_batches(recipe["nat_batch_size"])
-    return min(whole, recipe["nat_max_steps"] or whole)
-
-
-def batches(recipe, data, seed, workers):
-    """Function of the epoch: its training batches, one of the training resolutions each."""
-    size, sides = recipe["nat_batch_size"], recipe["train_resolutions"]
-    return lambda epoch: islice(
-        data.train_batches(epoch, size, sides, seed, workers), n_batches(recipe, data)
-    )
+def trained(network, losses, validate, schedule, recipe, data, seed, cell, workers, **options):
+    """`train.fit` with the optimiser, batches and clipping of warm-up and adaptation: no Nesterov,
+    every parameter decays."""
+    sizes, steps = recipe["train_resolutions"], recipe["nat_max_steps"]
+    batches, n_batches = epochs(data, recipe["nat_batch_size"], sizes, seed, steps, workers)
+    return fit(
+        network,
+        losses,
+        batches,
+        validate,
+        schedule,
+        sgd(network, WEIGHT_DECAY, MOMENTUM, nesterov=False, exempt=False),
+        n_batches,
+        cell,
+        clip_norm=CLIP,
+        **{"say": cell.name, **options},
+    )[0]
 
 
 def warm_up_cells(space, sources, teacher, seed, data, values, out):
@@ -129,23 +129,12 @@ def warm_up_cells(space, sources, teacher, seed, data, values, out):
     }
     home = f"{data.name}/{space.name}_{teacher}_s{seed}"
     with first_rank_first():
-        cells = {
-            w: open_cell(
-                out,
-                STUDY,
-                f"{home}/w{w}",
-                {**common, "width": w, "source": sources[w].hash},
-                __name__,
-            )
-            for w in space.widths
-        }
-        cells["supernets"] = open_cell(
-            out,
-            STUDY,
-            f"{home}/supernets",
-            {**common, "maximal": [cells[w].hash for w in space.widths]},
-            __name__,
-        )
+        cells = {}
+        for w in space.widths:
+            own = {**common, "width": w, "source": sources[w].hash}
+            cells[w] = open_cell(out, STUDY, f"{home}/w{w}", own, __name__)
+        own = {**common, "maximal": [cells[w].hash for w in space.widths]}
+        cells["supernets"] = open_cell(out, STUDY, f"{home}/supernets", own, __name__)
     return cells
 
 
@@ -153,55 +142,48 @@ def warm_up(space, sources, teacher, seed, data, values, out, workers=0):
     """Move the supernets of `sources` to `data`; returns the cells of `warm_up_cells`, all
     finished.  Thesis 6.1.2.
 
-    values : {"recipe": `recipe`, "data": `shrink.identity`, "profile": name}
+    values : {"recipe": `recipe`, "data": `inputs.identity`, "profile": name}
     """
-    cells = warm_up_cells(space, sources, teacher, seed, data, values, out)
+    warm = warm_up_cells(space, sources, teacher, seed, data, values, out)
     for width in space.widths:
-        compute(
-            cells[width],
-            partial(_maximal, space, sources[width], cells[width], seed, data, workers),
-            {"source": sources[width].path("best.safetensors")},
-        )
-    compute(
-        cells["supernets"],
-        partial(_supernets, space, sources, cells, seed, data, workers),
-        {f"w{w}": cells[w].path("best.safetensors") for w in space.widths},
-    )
-    return cells
+        start, cell = sources[width], warm[width]
+        work = partial(_maximal, space, start, cell, seed, data, workers)
+        cells.compute(cell, work, {"source": start.path("best.safetensors")})
+    work = partial(_supernets, space, sources, warm, seed, data, workers)
+    reads = {f"w{w}": warm[w].path("best.safetensors") for w in space.widths}
+    cells.compute(warm["supernets"], work, reads)
+    return warm
 
 
 def _maximal(space, source, cell, seed, data, workers):
-    """Fine-tune the maximal network of one width on the new classes, all exits jointly."""
+    """Fine-tune the maximal network of one width on the new classes, all exits jointly; returns
+    the metrics."""
     recipe = cell.params["recipe"]
     machine.seed_all(seed)
     net = new_classifiers(trained_supernet(source, space), data.n_classes, seed).to(data.device)
     weights = supernet_weights(recipe["exit_weights"], len(space.exits))
 
-    def losses(x, y, step):
-        logits = net(x)
-        yield joint_loss(logits, y, weights), ensemble(logits, weights)
-        clip(net, CLIP)
-
     def validate(network):  # the running statistics as they are, at every evaluation size
-        scores = [
-            score(
-                network.eval(), data.eval_batches("val", r, recipe["nat_eval_batch_size"]), weights
-            )
-            for r in recipe["eval_resolutions"]
-        ]
-        return sum(s.loss for s in scores) / len(scores), sum(s.top1 for s in scores) / len(scores)
+        network.eval()
+        found = []
+        for size in recipe["eval_resolutions"]:
+            batches = data.eval_batches("val", size, recipe["nat_eval_batch_size"])
+            found.append(grids.joint_score(network, batches, weights))
+        return tuple(sum(column) / len(found) for column in zip(*found, strict=True))
 
     epochs, ramp = epochs_of(MAXIMAL_EPOCHS, MAXIMAL_RAMP, recipe)
-    history, _ = fit(
+    schedule = Ramped(LR_WARMUP * recipe["nat_lr_factor"], epochs, ramp)
+    history = trained(
         net,
-        losses,
-        batches(recipe, data, seed, workers),
+        joint(net, weights),
         validate,
-        Ramped(LR_WARMUP * recipe["nat_lr_factor"], epochs, ramp),
-        plain_sgd(net),
-        n_batches(recipe, data),
+        schedule,
+        recipe,
+        data,
+        seed,
         cell,
-        say=cell.name,
+        workers,
+        precision=recipe["precision"],
     )
     return {"val_top1": history.val_top1.max(), "epochs": len(history)}
 
@@ -218,11 +200,6 @@ def new_classifiers(net, n_classes, seed):
                 nn.Dropout(0.0),
             )
     return network
-
-
-def plain_sgd(network):
-    """SGD of warm-up and adaptation: no Nesterov, and every parameter decays."""
-    return sgd(network, WEIGHT_DECAY, MOMENTUM, nesterov=False, exempt=False)
 
 
 def started(space, sources, cells, seed, carry):
@@ -245,37 +222,35 @@ def started(space, sources, cells, seed, carry):
 
 
 def make_teacher(space, cells, exit_weights, device):
-    """The widest fine-tuned maximal network, with the ensemble of its exits: `shrink.Teacher`.
+    """The widest fine-tuned maximal network, with the ensemble of its exits: `distill.Teacher`.
     Never updated."""
     width = space.widths[-1]
     net = Supernet(space, width, cells[width].params["n_classes"])
     net.load_maximal(files.load_weights(cells[width].path("best.safetensors")))
-    network = net.extract(with_width(space.largest, width), exits="all").to(device)
-    return Teacher(
-        network, space.exits, supernet_weights(exit_weights, len(space.exits)), "ensemble"
-    )
+    weights = supernet_weights(exit_weights, len(space.exits))
+    return Teacher.of(net, space.exits, weights, "ensemble", device)
 
 
 def _supernets(space, sources, cells, seed, data, workers):
     """Train all supernets together: per batch four subnets sampled from the search space, with
-    distillation."""
+    distillation; returns the metrics."""
     cell = cells["supernets"]
     recipe = cell.params["recipe"]
     machine.seed_all(seed)
     nets = started(space, sources, cells, seed, recipe["carry_kernel_transforms"]).to(data.device)
     teacher = make_teacher(space, cells, recipe["exit_weights"], data.device)
-    members = reduced_grid(space, recipe)
+    members, size = reduced_grid(space, recipe), recipe["nat_eval_batch_size"]
     epochs, ramp = epochs_of(SUPERNET_EPOCHS, SUPERNET_RAMP, recipe)
-    history, _ = fit(
+    history = trained(
         nets,
-        distilled(nets, teacher, lambda rng: space.sample(1, rng)[0], seed),
-        batches(recipe, data, seed, workers),
-        lambda _: mean_score(nets, members, data, recipe),
+        sampled(nets, teacher, lambda rng: space.sample(1, rng)[0], seed),
+        lambda _: grids.mean_score(nets, members, data, size),
         Ramped(LR_WARMUP * recipe["nat_lr_factor"], epochs, ramp),
-        plain_sgd(nets),
-        n_batches(recipe, data),
+        recipe,
+        data,
+        seed,
         cell,
-        say=cell.name,
+        workers,
         every=REPORT_EVERY,
     )
     return {"val_top1": history.val_top1.max(), "epochs": len(history)}
@@ -292,24 +267,18 @@ def warmed_up(space, cells):
 # --------------------------------------------------------------------------------------- adaptation
 
 
-def distilled(nets, teacher, draw, seed):
+def sampled(nets, teacher, draw, seed):
     """Losses of a training step of all supernets: four drawn subnets, cross-entropy plus
     distillation each.
 
-    draw(rng) -> Arch.  After each subnet the gradient that has gathered in its supernet is clipped
-    to norm 5.
+    draw(rng) -> Arch.  The gradient of each subnet gathers in the supernet of its width.
     """
 
-    def losses(x, y, step):
-        soft = teacher.targets(x)
-        for j in range(SUBNETS):
-            arch = draw(np.random.default_rng((seed, step, j)))
-            logits = nets(x, arch).float()
-            yield F.cross_entropy(logits, y) + soft_cross_entropy(logits, soft(arch.exit)), logits
-            # Reached once the pair above has been back-propagated.
-            clip(nets.of(arch.width), CLIP)
+    def subnets(x, step):
+        rng = np.random.default_rng((seed, step))
+        return [draw(stream(rng, j)) for j in range(SUBNETS)]
 
-    return losses
+    return distilled(nets, subnets, teacher, part=lambda arch: nets.of(arch.width))
 
 
 def adapt(
@@ -333,24 +302,20 @@ def adapt(
     Thesis 6.1.2.
     returns : the history so far
     """
-    whole = iterations * epochs
-    schedule = Ramped(
-        LR_ADAPTATION * recipe["nat_lr_factor"],
-        whole,
-        round(ADAPTATION_RAMP * whole),
-        number * epochs,
-    )
-    return fit(
+    whole, lr = iterations * epochs, LR_ADAPTATION * recipe["nat_lr_factor"]
+    schedule = Ramped(lr, whole, round(ADAPTATION_RAMP * whole), number * epochs)
+    return trained(
         nets,
-        distilled(nets, teacher, draw, seed),
-        batches(recipe, data, seed, workers),
+        sampled(nets, teacher, draw, seed),
         validate,
         schedule,
-        plain_sgd(nets),
-        n_batches(recipe, data),
+        recipe,
+        data,
+        seed,
         cell,
+        workers,
         say=f"{cell.name}, adaptation {number}",
-    )[0]
+    )
 
 
 # --------------------------------------------------------------------------------------- validation
@@ -378,20 +343,9 @@ def reduced_grid(space, recipe):
         for width in space.widths
         for arch in space.grid(choices, recipe["eval_resolutions"], width)
     ]
-    return subset(members, recipe["nat_val_subnets"], GRID_SEED)
+    return grids.subset(members, recipe["nat_val_subnets"])
 
 
 def mean_score(nets, members, data, recipe):
-    """(loss, top1) on the validation split, averaged over the members; shared among processes when
-    there are any."""
-    rank, world = ranks()
-    results = gathered(
-        [
-            score(
-                prepare(nets, arch, data, arch.resolution),
-                data.eval_batches("val", arch.resolution, recipe["nat_eval_batch_size"]),
-            )
-            for arch in members[rank::world]
-        ]
-    )
-    return sum(r.loss for r in results) / len(results), sum(r.top1 for r in results) / len(results)
+    """See `grids.mean_score`."""
+    return grids.mean_score(nets, members, data, recipe["nat_eval_batch_size"])
