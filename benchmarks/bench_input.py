@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from nat_lib.data import batches
+from nat_lib.data import load
 
 SIZE, BATCH, IMAGES, CLASSES = 64, 100, 5000, 20
 
@@ -61,7 +61,7 @@ def gated(call, best):
 
 def variants(root, cache):
     """{name: (images, call)}: one epoch of each pipeline."""
-    ours = batches.load("folder", root, cache=cache, valid=1, test=1)
+    ours = load("folder", root, cache=cache, valid=1, test=1)
     normalise = [transforms.ToTensor(), transforms.Normalize(ours.mean, ours.std)]
     training = transforms.Compose(
         [

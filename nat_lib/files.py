@@ -133,6 +133,8 @@ def atomic_folder(folder):
         try:
             new.mkdir(parents=True)
             yield new
+            for path in new.rglob("*"):
+                _sync(path)
             if folder.exists():
                 folder.rename(old)
             new.rename(folder)

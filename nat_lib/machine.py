@@ -96,10 +96,16 @@ def elapsed():
 # ------------------------------------------------------------------------------- what the user sees
 
 
+def note(line):
+    """A line for whoever watches the run."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def progress(iterable, desc, total=None, every=10.0):
-    """Iterate with a progress bar; in batch (NAT_BATCH=1) with a line of text at most every `every`
-    seconds."""
-    if os.environ.get("NAT_BATCH") == "1":
+    """Iterate with a progress bar; in batch (NAT_BATCH=1), or where nobody watches (standard error
+    is a file), with a line of text at most every `every` seconds."""
+    watched = "ipykernel" in sys.modules or sys.stderr.isatty()
+    if os.environ.get("NAT_BATCH") == "1" or not watched:
         return _progress_lines(iterable, desc, total, every)
     from tqdm.auto import tqdm
 
@@ -113,7 +119,7 @@ def _progress_lines(iterable, desc, total, every):
         now = time.monotonic()
         if done and now - said >= every:
             rest = f"/{total}, {(total - done) * (now - began) / done:.0f} s left" if total else ""
-            print(f"{desc}: {done}{rest}, {now - began:.0f} s so far", file=sys.stderr, flush=True)
+            note(f"{desc}: {done}{rest}, {now - began:.0f} s so far")
             said = now
         yield item
 
@@ -175,5 +181,5 @@ def _commit():
 @lru_cache
 def cpu_name():
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text("utf-8")) if info.exists() else None
     return found[1].strip() if found else platform.processor() or platform.machine()

@@ -17,9 +17,8 @@ from nat_lib import backbones, evaluate, exits, files
 from nat_lib.backbone_table import BACKBONES, Backbone
 from nat_lib.backbones import build, cost, extract
 from nat_lib.cells import open_cell
-from nat_lib.data import augment
-from nat_lib.data import batches as batches_data
-from nat_lib.data.batches import Data, load
+from nat_lib.data import augment, load
+from nat_lib.data.batches import Data
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import Score
 from nat_lib.exits import MODES, exit_weights
@@ -885,5 +884,5 @@ def test_grey_images_are_measured_and_trained(tmp_path, tiny, monkeypatch):
         PARAMS | {"aep_epochs": 1}, "digits", "Tiny", "TR-64", "ASC", 0, grey, tmp_path
     )
     assert report["params"]["channels"] == 1 and report["metrics"]["latency"]["ms"] > 0
-    monkeypatch.setattr(batches_data, "load", lambda name, **given: given["channels"])
+    monkeypatch.setattr("nat_lib.data.load", lambda name, **given: given["channels"])
     assert [aep.load_data(PARAMS, d) for d in ("fashion_mnist", "cifar10")] == [1, 3]

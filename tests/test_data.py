@@ -1,11 +1,13 @@
 """Data sets, splits and batches: every archive format in miniature, every law, every refusal."""
 
 import csv
+import dataclasses
 import json
 import math
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import struct
@@ -18,26 +20,18 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision import datasets as tv
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as V
 
-from nat_lib.data import augment, readers
-from nat_lib.data.batches import (
-    AEP,
-    BATCH,
-    CIFAR,
-    DATASETS,
-    ORDER,
-    PLAIN,
-    Transform,
-    load,
-    resolution_of,
-    split_rows,
-)
+from nat_lib.data import augment, folders, load, store
+from nat_lib.data.batches import BATCH, ORDER, resolution_of, slices
+from nat_lib.data.catalogue import AEP, CIFAR_MEAN, DATASETS, PLAIN, Transform
+from nat_lib.data.loading import split_rows
 from nat_lib.errors import Refusal
+from nat_lib.studies import inputs
 
 PARTS = ("train", "val", "test")
 SIZES = (48, 52, 56, 60, 64)
@@ -389,7 +383,7 @@ def test_turned_digits_are_the_odd_ones_inverted_and_turned_by_a_quarter(cache):
     plain, turned = (load(name, cache=cache) for name in ("digits", "digits_turned"))
     assert turned.classes == ("1", "3", "5", "7", "9")
     assert (
-        turned.describe().images.tolist() == [617, 108, 181]
+        turned.describe().images.tolist() == [606, 107, 193]
         and turned.describe().available.sum() == 906
     )
     odd = np.flatnonzero(plain.store.labels % 2)
@@ -402,6 +396,18 @@ def test_turned_digits_are_the_odd_ones_inverted_and_turned_by_a_quarter(cache):
     x, y = next(turned.eval_batches("val", 16, 8))
     assert x.shape == (8, 3, 16, 16) and y.tolist() == turned.val.labels[:8].tolist()
     assert plain.home.parent != turned.home.parent  # neither splits nor logs are shared
+
+
+def test_data_sets_made_from_the_same_scans_share_none_across_splits(cache):
+    """A network pre-trained on one may be tested on the other."""
+    for protocol in ("nat", "aep"):
+        plain, turned = (
+            load(name, cache=cache, protocol=protocol) for name in ("digits", "digits_turned")
+        )
+        odd = np.flatnonzero(plain.store.labels % 2)
+        for part in PARTS:
+            scans = set(odd[turned.rows[part]])
+            assert scans and scans <= set(plain.rows[part])
 
 
 # ------------------------------------------------------------------------------------------- splits
@@ -465,7 +471,7 @@ def test_a_named_data_set_may_lie_as_class_folders_and_keeps_its_own_rules(root,
         "val": 9,
         "test": 12,
     }
-    assert data.spec.extra == "AA" and data.mean == CIFAR[0]  # the table's, not those of "folder"
+    assert data.spec.extra == "AA" and data.mean == CIFAR_MEAN  # the table's, not those of "folder"
 
 
 def test_folder_keeps_the_parts_it_has(root, cache, rng):
@@ -583,9 +589,8 @@ def test_a_training_batch_is_torchvisions_crop_flip_and_resize(root, cache, rng)
     d = load("folder", root, cache=cache, transform=spec)
     for step, (x, y) in enumerate(d.train_batches(1, 8, (24, 48, 64), seed=2)):
         size, n = x.shape[2], len(y)
-        order = np.random.default_rng((ORDER, 2, 1)).permutation(len(d.train))[
-            8 * step : 8 * step + 8
-        ]
+        order = np.random.default_rng((ORDER, 2, 1)).permutation(len(d.train))
+        order = order[slices(len(d.train), 8)[step]]
         draw = np.random.default_rng((BATCH, 2, 1, step))
         boxes = augment.random_boxes(
             d.store.original[d.rows["train"][order]], spec.scale, spec.ratio, draw
@@ -750,14 +755,224 @@ def test_affine_moves_the_whole_image(rng):
     assert torch.equal(shifted[:, :, 16:], image[:, :, :24]) and not shifted[:, :, :16].any()
 
 
+def test_calibration_translates_by_the_smallest_training_size(root, cache, rng, monkeypatch):
+    folder_of_photos(root, rng)
+    seen, draw = [], augment.rand_augment
+    monkeypatch.setattr(
+        augment,
+        "rand_augment",
+        lambda n, smallest, rng: seen.append(smallest) or draw(n, smallest, rng),
+    )
+    spec = Transform(0.3, extra="RA")
+    load("folder", root, cache=cache, transform=spec, smallest=16).calibration_batches(24)
+    load("folder", root, cache=cache, transform=spec).calibration_batches(24)
+    assert seen == [16, 24]
+
+
+@pytest.mark.parametrize(
+    "n, size", [(147, 146), (9, 8), (294, 100), (17, 4), (8, 4), (1, 4), (5, 9)]
+)
+def test_a_rest_of_one_image_joins_the_batch_before_it(n, size):
+    parts = slices(n, size)
+    assert [i for part in parts for i in range(n)[part]] == list(range(n))
+    lengths = [part.stop - part.start for part in parts]
+    assert set(lengths[:-1]) <= {size} and (lengths[-1] > 1 or n == 1)
+    assert lengths[-1] <= size + 1
+
+
+def test_no_batch_that_is_normalised_holds_one_image(root, cache, rng):
+    folder_of_photos(root, rng)  # 25 training images
+    d = load("folder", root, cache=cache)
+    assert len(d.train) == 25
+    assert [len(y) for _, y in d.train_batches(0, 12, (16,))] == [12, 13]
+    assert d.n_batches(12) == 2 and d.n_batches(10) == 3
+    calibrated = dataclasses.replace(d, calibration=(17, 8))
+    assert [len(x) for x in calibrated.calibration_batches(16)] == [8, 9]
+    assert [len(y) for _, y in d.eval_batches("train", 16, 12)] == [12, 12, 1]
+
+
+def test_a_constant_channel_is_normalised_by_one(root, cache, rng):
+    for c in ("ant", "bee"):
+        for i in range(12):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            pixels[..., 2] = 77
+            (root / c).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / c / f"{i}.png")
+    d = load("folder", root, cache=cache)
+    assert d.std[2] == 1.0 and d.mean[2] == pytest.approx(77 / 255) and 0.2 < d.std[0] < 0.4
+    x, _ = next(d.train_batches(0, 8, (8,)))
+    assert x.isfinite().all() and x[:, 2].abs().max() < 1e-3
+
+
+# -------------------------------------------------------------------- what lies in people's folders
+
+
+def upright(path, how):
+    """A picture whose upper half is red, stored as `how` says; a viewer shows them all alike."""
+    picture = Image.new("RGB", (20, 30), "blue")
+    picture.paste("red", (0, 0, 20, 15))
+    kept = {}
+    if how.startswith("exif"):
+        kept["exif"] = Image.Exif()
+        kept["exif"][0x0112] = 6
+        picture = picture.transpose(Image.Transpose.ROTATE_90)
+    elif how == "transparent":
+        alpha = Image.new("L", picture.size, 255)
+        alpha.paste(0, (0, 15, 20, 30))
+        picture.putalpha(alpha)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **kept)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_images_are_turned_as_a_viewer_turns_them(root, suffix):
+    for how in ("plain", "exif"):
+        upright(root / f"{how}.{suffix}", how)
+    plain, turned = (
+        store.decode(root / f"{how}.{suffix}", 192, as_shown=True) for how in ("plain", "exif")
+    )
+    assert turned.size == plain.size == (30, 20)
+    assert np.abs(turned.pixels.astype(int) - plain.pixels).mean() < 12
+    if suffix != "tif":  # which Pillow always turns
+        lying = store.decode(root / f"exif.{suffix}", 192)  # as the published pipelines read it
+        assert lying.size == (20, 30)
+
+
+def test_transparent_parts_are_white_and_profiles_are_followed(root):
+    upright(root / "a.png", "transparent")
+    pixels = store.decode(root / "a.png", 192, as_shown=True).pixels  # (W, H, 3)
+    assert (pixels[:, :15] == (255, 0, 0)).all() and (pixels[:, 15:] == 255).all()
+    wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    for name, profile in (("lab", wide), ("broken", b"no profile")):
+        Image.new("RGB", (8, 8), (200, 100, 50)).save(root / f"{name}.png", icc_profile=profile)
+        assert store.decode(root / f"{name}.png", 192, as_shown=True).pixels.shape == (8, 8, 3)
+
+
+def test_what_pillow_reads_is_read_and_the_rest_is_named(root, cache, rng, capsys):
+    for c in ("ant", "bee"):
+        for i, (name, kind) in enumerate(
+            [("jfif", "JPEG"), ("JPE", "JPEG"), ("gif", "GIF"), ("", "PNG"), ("dat", "PNG")] * 2
+        ):
+            path = root / c / (f"{i}.{name}" if name else f"{i}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(path, kind)
+        (root / c / "notes.txt").write_text("not an image")
+        (root / c / "Thumbs.db").write_bytes(b"\0")
+        photo(root / c / ".thumbnails" / "0.png", rng)
+        (root / c / "gone.png").symlink_to(root / "nowhere.png")
+    d = load("folder", root, cache=cache)
+    assert len(d.store.labels) == 20
+    words = "4 hidden or system, 2 .txt, 2 dead link"
+    assert f"{words} left out" in capsys.readouterr().err
+    assert d.describe().split.tolist() == [*PARTS, f"left out: {words}"]
+
+
+def test_links_are_followed_and_their_changes_are_noticed(root, cache, rng, tmp_path):
+    away = folder_of_photos(tmp_path / "away", rng, classes=("a", "b"), n=10)
+    folder_of_photos(root, rng, classes=("ant",), n=10)
+    (root / "bee").symlink_to(away / "a")  # a class that is a link
+    (root / "ant" / "more").symlink_to(away / "b")  # and a linked sub-folder
+    (root / "ant" / "more" / "round").symlink_to(root / "ant")  # which leads back
+    before = load("folder", root, cache=cache)
+    assert np.bincount(before.store.labels).tolist() == [20, 10]
+    seen = folders.originals("folder", root)
+    photo(away / "a" / "00.png", rng, 30, 31)
+    assert folders.originals("folder", root) != seen
+    assert load("folder", root, cache=cache).fingerprint != before.fingerprint
+
+
+def test_images_that_change_under_their_names_change_identity_and_statistics(root, cache, rng):
+    folder_of_photos(root, rng)
+    before, known = (
+        load("folder", root, cache=cache),
+        inputs.identity(load("folder", root, cache=cache)),
+    )
+    assert known == inputs.identity(load("folder", root, cache=cache, store=12))  # of the originals
+    for path in sorted(root.rglob("*.png")):
+        photo(path, rng)
+    after = load("folder", root, cache=cache)
+    assert after.rows["train"].tolist() == before.rows["train"].tolist()
+    assert inputs.identity(after) != known and after.mean != before.mean
+    again = load("folder", root, cache=cache)
+    assert (again.mean, again.fingerprint) == (after.mean, after.fingerprint)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Val", "Test"),
+        ("training", "validation", "testing"),
+        ("train_set", "valid_set", "test_set"),
+        ("TRAIN-IMAGES", "dev", "test"),
+    ],
+)
+def test_parts_of_a_split_are_known_by_any_usual_name(names, root, cache, rng):
+    for name, n in zip(names, (6, 2, 3), strict=True):
+        folder_of_photos(root / name, rng, n=n)
+    d = load("folder", root, cache=cache)
+    assert d.classes == ("ant", "bee", "cat") and d.describe().images.tolist() == [18, 6, 9]
+
+
+def test_a_class_may_be_called_like_a_part(root, cache, rng):
+    folder_of_photos(root, rng, classes=("plane", "train"))
+    assert load("folder", root, cache=cache).classes == ("plane", "train")
+
+
+def test_parts_of_other_names_are_not_taken_for_classes(root, cache, rng):
+    for name in ("fold1", "fold2"):
+        folder_of_photos(root / name, rng)
+    with pytest.raises(
+        Refusal, match=r"all folders of .* \(fold1, fold2\) hold the same sub-folders"
+    ):
+        load("folder", root, cache=cache)
+
+
+def test_a_part_that_is_there_twice_is_refused(root, cache, rng):
+    for name in ("train", "Training"):
+        folder_of_photos(root / name, rng)
+    with pytest.raises(Refusal, match="both the train part"):
+        load("folder", root, cache=cache)
+
+
+def test_a_class_name_that_is_not_utf8_is_refused(root, cache, rng):
+    folder_of_photos(root, rng)
+    os.mkdir(os.fsencode(root) + b"/caf\xe9")
+    with pytest.raises(Refusal, match=r"caf.*is not UTF-8: rename it"):
+        load("folder", root, cache=cache)
+
+
+def test_all_images_that_cannot_be_used_are_told_at_once(root, cache, rng, monkeypatch):
+    folder_of_photos(root, rng)
+    for name in ("ant/00.png", "bee/03.png"):
+        (root / name).write_bytes(b"no image")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    photo(root / "cat" / "05.png", rng, 60, 60)
+    with pytest.raises(Refusal) as refusal:
+        load("folder", root, cache=cache)
+    line = str(refusal.value)
+    assert line.startswith("3 images cannot be used") and "\n" not in line
+    assert all(name in line for name in ("ant/00.png", "bee/03.png"))
+    assert re.search(r"cat/05\.png is too large .*: make it smaller or delete it", line)
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(Refusal, match=r"36 images cannot be used: .*; and 26 more$"):
+        load("folder", root, cache=cache)
+
+
+def test_the_cache_lies_where_the_environment_says(root, rng, tmp_path, monkeypatch):
+    folder_of_photos(root, rng)
+    monkeypatch.setenv("NAT_CACHE", str(tmp_path / "elsewhere"))
+    assert tmp_path / "elsewhere" in load("folder", root).home.parents
+
+
 # -------------------------------------------------------------------------------------------- cache
 
 
 def test_images_are_decoded_once_and_again_when_they_change(root, cache, rng, monkeypatch):
     folder_of_photos(root, rng)
-    decoded, decode = [], readers.decode
+    decoded, decode = [], store.decode
     monkeypatch.setattr(
-        readers, "decode", lambda path, side: decoded.append(path) or decode(path, side)
+        store, "decode", lambda path, *how: decoded.append(path) or decode(path, *how)
     )
     first = load("folder", root, cache=cache)
     assert (
@@ -772,18 +987,18 @@ def test_images_are_decoded_once_and_again_when_they_change(root, cache, rng, mo
     )  # pixels changed, the split did not
     load("folder", root, cache=cache, store=64)
     assert len(decoded) == 108 and len(list(cache.glob("folder-*/store*"))) == 2
-    monkeypatch.setattr(readers, "VERSION", readers.VERSION + 1)
+    monkeypatch.setattr(store, "VERSION", store.VERSION + 1)
     load("folder", root, cache=cache)
     assert len(decoded) == 144
 
 
 def test_a_killed_build_leaves_nothing_that_counts(root, cache, rng, monkeypatch):
     folder_of_photos(root, rng)
-    decode, last = readers.decode, root / "cat" / "11.png"
+    decode, last = store.decode, root / "cat" / "11.png"
     pid = os.fork()
     if pid == 0:
-        readers.decode = lambda path, side: (
-            os.kill(os.getpid(), signal.SIGKILL) if path == last else decode(path, side)
+        store.decode = lambda path, *how: (
+            os.kill(os.getpid(), signal.SIGKILL) if path == last else decode(path, *how)
         )
         load("folder", root, cache=cache)
         os._exit(0)
@@ -799,9 +1014,7 @@ def test_a_killed_build_leaves_nothing_that_counts(root, cache, rng, monkeypatch
 def test_an_interrupted_build_starts_anew(root, cache, rng, monkeypatch):
     folder_of_photos(root, rng)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            readers, "decode", lambda path, side: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr(store, "decode", lambda path, *how: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             load("folder", root, cache=cache)
     assert len(load("folder", root, cache=cache).store.labels) == 36
@@ -863,7 +1076,7 @@ def spoil(kind, root, rng):
         elif kind == "missing in test":
             shutil.rmtree(root / "test" / "bee")
         elif kind == "odd split":
-            folder_of_photos(root / "validation", rng, n=2)
+            folder_of_photos(root / "holdout", rng, n=2)
 
 
 @pytest.mark.parametrize(
@@ -877,7 +1090,7 @@ def spoil(kind, root, rng):
         ("no classes", r"holds no class folders"),
         ("one split", r"class wasp is in .*test but not in .*train"),
         ("missing in test", r"class bee is in .*train but not in .*test"),
-        ("odd split", r"validation lies beside .*train: rename it to val or test"),
+        ("odd split", r"holdout lies beside .*train: rename it to val or test"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_one_line(kind, line, root, cache, rng):

@@ -14,8 +14,8 @@ from nat_lib import exits, files, train
 from nat_lib.arch import Space
 from nat_lib.cells import open_cell
 from nat_lib.cost import count
-from nat_lib.data import augment
-from nat_lib.data.batches import Data, load
+from nat_lib.data import augment, load
+from nat_lib.data.batches import Data
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import Score, recalibrate, score
 from nat_lib.exits import exit_weights

@@ -3,7 +3,7 @@ import json
 import pytest
 import yaml
 
-from nat_lib.data import batches
+from nat_lib.data import catalogue
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT
 from nat_lib.run import code
@@ -63,7 +63,7 @@ def test_the_paper_profile_runs_everything_at_full_size():
 
 
 def test_data_sets_are_those_of_the_data_module():
-    assert set(DATASETS) == set(batches.DATASETS)
+    assert set(DATASETS) == set(catalogue.DATASETS)
 
 
 def test_overrides_win_and_whole_numbers_serve_as_numbers():

@@ -8,7 +8,7 @@ import torchvision
 from nat_lib import arch, cost, curricula, files
 from nat_lib.arch import Space
 from nat_lib.cells import open_cell
-from nat_lib.data import batches
+from nat_lib.data import catalogue
 from nat_lib.errors import Refusal
 from nat_lib.report import figures5, schematics, style, tables
 from nat_lib.report.schematics import stages
@@ -226,8 +226,8 @@ def test_structure_tables_are_the_printed_ones_but_for_known_misprints():
 
 
 def test_split_sizes_are_the_printed_ones_but_for_known_misprints():
-    official = {name: d.official for name, d in batches.DATASETS.items()}
-    aep = official | {name: d["official"] for name, d in batches.AEP.items()}
+    official = {name: d.official for name, d in catalogue.DATASETS.items()}
+    aep = official | {name: d["official"] for name, d in catalogue.AEP.items()}
     ours, paper, remarks = tables.table_splits(official, aep)
     wrong = [
         (ours.table[i - 1], ours["data set"][i - 1], column) for i, column in differing(ours, paper)

@@ -1,3 +1,4 @@
+import ast
 import errno
 import json
 import os
@@ -371,6 +372,59 @@ def test_progress_in_batch_is_rare_lines_and_changes_nothing(monkeypatch, capsys
     assert list(machine.progress(range(3), "work")) == [0, 1, 2] and capsys.readouterr().err == ""
     assert list(machine.progress(iter("ab"), "work", total=2, every=0.0)) == ["a", "b"]
     assert capsys.readouterr().err.startswith("work: 1/2, 0 s left")
+
+
+def test_no_bars_are_drawn_where_nobody_watches(monkeypatch, capsys):
+    """A bar in a log buries the line that says what is wrong."""
+    monkeypatch.delenv("NAT_BATCH", raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert list(machine.progress(range(3), "work")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_seconds_of_a_notebook_begin_with_its_start():
+    machine.start()
+    time.sleep(0.05)
+    assert 0.05 <= machine.elapsed() < 5
+
+
+def test_text_is_utf8_whatever_the_locale(tmp_path):
+    code = r"""
+import sys
+from pathlib import Path
+from nat_lib import files
+out, text = Path(sys.argv[1]), "\u00fc \u2014 \u2713"
+files.write_json(out / "a.json", {text: text})
+files.write_text(out / "b", text)
+files.append_text(out / "b", text)
+assert files.read_json(out / "a.json") == {text: text}
+assert files.read_text(out / "b") == text + text
+"""
+    env = os.environ | {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=files.ROOT, env=env, check=True)
+
+
+def test_every_text_file_is_opened_with_its_encoding():
+    """Of the library: `open`, `read_text` and `write_text` say utf-8, or go through `files`."""
+    silent = []
+    for path in sorted((files.ROOT / "nat_lib").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and not speaks_of_encoding(node):
+                silent.append(f"{path.relative_to(files.ROOT)}:{node.lineno}")
+    assert not silent
+
+
+def speaks_of_encoding(call):
+    """Whether a call that reads or writes text names its encoding, or is none."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    owner = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
+    if name not in ("open", "read_text", "write_text") or owner in ("files", "os", "Image"):
+        return True
+    if isinstance(call.func, ast.Name) and name != "open":
+        return True  # our own functions, imported from `files`
+    modes = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    named = any(keyword.arg == "encoding" for keyword in call.keywords)
+    return named or any("b" in mode or "utf" in mode for mode in modes)
 
 
 def test_start_sets_threads_and_seed():

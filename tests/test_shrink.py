@@ -12,7 +12,7 @@ import yaml
 
 from nat_lib import curricula, distill, files, shrink
 from nat_lib.arch import Space
-from nat_lib.data.batches import load
+from nat_lib.data import load
 from nat_lib.errors import Refusal
 from nat_lib.exits import ensemble
 from nat_lib.plans import NETWORKS

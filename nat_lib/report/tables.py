@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nat_lib import files
+from nat_lib.data.catalogue import BY_THESIS as DATASETS
 from nat_lib.report.figures5 import STEPS
 from nat_lib.report.style import GREY
 from nat_lib.results.chapter5 import TEACHERS
@@ -356,23 +357,6 @@ def table_5_1(networks):
     return pd.DataFrame(rows, columns=printed("table_5_1").columns).astype(str)
 
 
-# name in the thesis: name in data.DATASETS
-DATASETS = {
-    "Tiny ImageNet": "tiny_imagenet",
-    "CINIC-10": "cinic10",
-    "CIFAR-10": "cifar10",
-    "CIFAR-100": "cifar100",
-    "STL-10": "stl10",
-    "Food-101": "food101",
-    "Stanford Cars": "cars",
-    "FGVC Aircraft": "aircraft",
-    "DTD": "dtd",
-    "Oxford-IIIT Pets": "pets",
-    "Oxford Flowers102": "flowers102",
-    "EuroSAT": "eurosat",
-    "FashionMNIST": "fashion_mnist",
-    "GTSRB": "gtsrb",
-}
 MISPRINTS = {
     ("3.2", "ImageNet", "train"): "not part of the kit",
     ("3.2", "CINIC-10", "test"): "its test part has 90 000 images, as Table 6.1 says",

@@ -6,10 +6,10 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from nat_lib.data.catalogue import EMBEDDED
 from nat_lib.files import ROOT, hash_of, read_json
 from nat_lib.run.params import Values, source_text
 from nat_lib.studies import STUDIES
-from nat_lib.studies.models import EMBEDDED
 
 LIBRARY = ROOT / "nat_lib"
 

@@ -8,11 +8,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from nat_lib.data.catalogue import DATASETS
 from nat_lib.errors import Refusal
 from nat_lib.run import engine, options, params, tell
 from nat_lib.run.jobs import NOTEBOOKS, Job, due, outputs_folder, plan_jobs
 from nat_lib.run.params import Values
-from nat_lib.studies.models import DATASETS
 
 SYSTEM = ("/proc", "/sys", "/dev")  # no images lie there
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from nat_lib.cells import stale
+from nat_lib.data.catalogue import EMBEDDED
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, hash_of, read_json
 from nat_lib.run import code, params
 from nat_lib.run.params import Values, as_shown
 from nat_lib.studies import STUDIES
-from nat_lib.studies.models import EMBEDDED
 from nat_lib.studies.parts import Part
 
 NOTEBOOKS = ROOT / "notebooks"

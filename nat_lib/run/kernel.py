@@ -31,7 +31,7 @@ class Fork:
         if self.pid == 0:
             os.close(self._writing)
             die_with_parent(parent=parent)
-            with open(reading) as file:
+            with open(reading, encoding="utf-8") as file:
                 request = file.read()
             try:
                 if request:
@@ -42,7 +42,7 @@ class Fork:
 
     def launch(self, command: list[str], cwd: str | None, env: Mapping[str, str]) -> None:
         """Tell the child; it is the kernel from now on."""
-        with open(self._writing, "w") as file:
+        with open(self._writing, "w", encoding="utf-8") as file:
             json.dump({"command": command, "cwd": cwd, "env": dict(env)}, file)
 
     def poll(self) -> int | None:

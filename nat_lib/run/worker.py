@@ -95,7 +95,7 @@ def _cells(folder: Path, out: Path) -> dict[str, str]:
     """{folder of a cell under `out`: its hash} of the finished cells that the job opened."""
     listing = folder / "cells.txt"
     found = {}
-    for line in dict.fromkeys(listing.read_text().splitlines()) if listing.exists() else ():
+    for line in dict.fromkeys(listing.read_text("utf-8").splitlines()) if listing.exists() else ():
         report = Path(line) / "report.json"
         if Path(line).is_relative_to(out) and report.exists():
             found[str(Path(line).relative_to(out))] = read_json(report)["hash"]

@@ -2,8 +2,7 @@
 
 import torch
 
-from nat_lib import files, precision
-from nat_lib.data import batches
+from nat_lib import data, files, precision
 from nat_lib.errors import Refusal
 
 
@@ -11,7 +10,7 @@ def load(params, name, **options):
     """A data set on the device that the parameters name.
 
     params  : "device" and "data_dir" are read
-    options : of `data.batches.load`
+    options : of `data.load`
     """
     if params["device"] == "cuda":
         if not torch.cuda.is_available():
@@ -21,20 +20,23 @@ def load(params, name, **options):
             )
         precision.exact()
     root = params["data_dir"] and files.ROOT / params["data_dir"]
-    data = batches.load(name, root=root, **options)
-    return data if params["device"] == "cpu" else data.to(params["device"])
+    found = data.load(name, root=root, **options)
+    return found if params["device"] == "cpu" else found.to(params["device"])
 
 
 def load_data(params):
     """The data set of chapters 5 and 6 that the parameters name."""
     keys = ("train_images", "val_images", "test_images", "calibration_images")
-    return load(params, params["dataset"], **{k: params[k] for k in keys})
+    options = {k: params[k] for k in keys}
+    return load(params, params["dataset"], smallest=min(params["train_resolutions"]), **options)
 
 
 def identity(data):
-    """What tells one state of a data set from another: sizes and a hash of the split, classes and
-    normalisation."""
+    """What tells one state of a data set from another: sizes, a hash of the split, classes and
+    normalisation, the fingerprint of the images."""
     return {
         "sizes": {part: len(rows) for part, rows in data.rows.items()},
         "split": files.hash_of([data.rows, data.classes, data.mean, data.std, data.calibration]),
+        "images": data.fingerprint,
+        "smallest": data.smallest,
     }

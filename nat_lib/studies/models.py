@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from nat_lib.backbone_table import BACKBONES
 from nat_lib.curricula import CURRICULA
+from nat_lib.data.catalogue import DATASETS, EMBEDDED
 from nat_lib.distill import TARGETS, TEACHERS
 from nat_lib.errors import Refusal
 from nat_lib.plans import NETWORKS
@@ -18,27 +19,6 @@ from nat_lib.search import objectives
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.predictors import PREDICTORS
 from nat_lib.search.strategies import STRATEGIES
-
-EMBEDDED = ("digits", "digits_turned")  # need no folder
-DATASETS = (
-    *EMBEDDED,
-    "folder",
-    "tiny_imagenet",
-    "cifar10",
-    "cifar100",
-    "cinic10",
-    "stl10",
-    "food101",
-    "cars",
-    "aircraft",
-    "dtd",
-    "pets",
-    "flowers102",
-    "eurosat",
-    "fashion_mnist",
-    "gtsrb",
-)  # as data.py, without torch
-
 
 # ---------------------------------------------------------------------------- what may be asked for
 

@@ -203,7 +203,7 @@ class Memory:
         self.path = cell.path(f"{name}.{ranks()[0]}.jsonl")
         self.known = {}
         for path in sorted(cell.folder.glob(f"{name}.*.jsonl")):
-            *lines, last = path.read_text().split("\n")
+            *lines, last = files.read_text(path).split("\n")
             for number, line in enumerate(lines, 1):
                 try:
                     row = json.loads(line)
@@ -225,7 +225,7 @@ class Memory:
         rank, world = ranks()
         fresh = []
         if missing:
-            with open(self.path, "a") as file:
+            with open(self.path, "a", encoding="utf-8") as file:
                 for i in machine.progress(
                     missing[rank::world], f"{self.path.parent.name}, scoring"
                 ):
