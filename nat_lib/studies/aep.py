@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nat_lib import backbones, cells, files, latency, machine
+from nat_lib import backbones, cells, files, latency, latency_table, machine
 from nat_lib.backbone_table import baseline_of
 from nat_lib.cells import open_cell
 from nat_lib.errors import Refusal
@@ -299,5 +299,5 @@ def part_latencies(network, p):
     x = latency.random_image(p["image_size"], next(network.parameters()).device)[:, : p["channels"]]
     n_runs = p["aep_latency_runs"]
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        laps = latency.lap_times(links, x, min(latency.WARMUP, n_runs), n_runs, time.perf_counter)
+        laps = latency_table.lap_times(links, x, min(latency.WARMUP, n_runs), n_runs, time.perf_counter)
     return np.median(laps, axis=0)
