@@ -12,11 +12,15 @@ import scipy.stats
 
 from nat_lib.backbone_table import BACKBONES, baseline_of
 from nat_lib.report import figures4, style, tables
-from nat_lib.results import chapter4, claims, claims4, stats
-from nat_lib.results.claims import MODES, judge, printed, single_run_noise
+from nat_lib.results import changes, chapter4, claims, names, recomputed, stores
+from nat_lib.results.claims import judge
+from nat_lib.results.names import DATASETS as DATASET_NAMES
+from nat_lib.results.names import MODES
+from nat_lib.results.printed import printed, printed_store
+from nat_lib.results.stats import single_run_noise
 
-NETWORKS, SCENARIOS, CONFIGS = (claims.CONSTANTS[k] for k in ("NETWORKS", "SCENARIOS", "CONFIGS"))
-DATASETS = [tables.DATASETS[name] for name in claims.CONSTANTS["DATASETS"]]
+NETWORKS, SCENARIOS, CONFIGS = (names.CONSTANTS[k] for k in ("NETWORKS", "SCENARIOS", "CONFIGS"))
+DATASETS = [DATASET_NAMES[name] for name in names.CONSTANTS["DATASETS"]]
 SMALL = ("MobileNetV3Small", "MobileNetV3Smallfull")
 COSTS = ("params", "macs", "latency")
 START = {"TR-224": 60.0, "TR-64": 50.0, "FT-224": 80.0, "FT-64": 70.0}
@@ -166,19 +170,19 @@ def full(tmp_path_factory):
             profile="paper",
             image_size=int(scenario.split("-")[1]),
         )
-    found = chapter4.runs4(out)
-    return claims4.store4(out), written, chapter4.values(found), found
+    found = chapter4.trainings(out)
+    return stores.aep_store(out), written, changes.values(found), found
 
 
 def average(out, quantity, config):
     """The one average over all that was run of a quantity, for a mode, pruned with a star; out:
     folder or changes."""
-    rows = out if isinstance(out, pd.DataFrame) else chapter4.changes(chapter4.runs4(out))
+    rows = out if isinstance(out, pd.DataFrame) else changes.changes(chapter4.trainings(out))
     rows = rows[rows.quantity == quantity]
     rows = rows[
         (rows["mode"] == config.rstrip("*")) & (rows.pruned == str(int(config.endswith("*"))))
     ]
-    return chapter4.averages(rows, ["scenario", "mode"]).squeeze(axis=0)
+    return changes.averages(rows, ["scenario", "mode"]).squeeze(axis=0)
 
 
 def change(a, b):
@@ -189,7 +193,7 @@ def change(a, b):
 
 
 def test_our_averaging_gives_the_averages_that_the_thesis_prints():
-    checks = chapter4.recomputed()
+    checks = recomputed.recomputed()
     assert dict(checks.table.value_counts()) == {"4.5": 64, "4.8": 4, "4.9": 4}
     assert (checks[checks.table == "4.5"].difference.abs() < 0.0005 + 1e-9).all()
     assert (checks[checks.table == "4.8"].difference.abs() < 0.0005).all()
@@ -201,7 +205,7 @@ def test_our_averaging_gives_the_averages_that_the_thesis_prints():
 
 
 def test_the_change_of_means_would_not_give_them():
-    costs = chapter4.structure()
+    costs = recomputed.structure()
     means = costs.groupby(costs["mode"] == "SE").params.mean()
     assert abs(change(means[True], means[False]) - 2.876) > 0.5
 
@@ -238,7 +242,7 @@ def test_every_average_of_the_full_grid_is_the_plain_mean_of_the_changes(full):
         assert got["top1_change", s, "", config, ""] == mean(gain)
         for n in NETWORKS:
             assert got["top1_change_by_network", s, n, config, ""] == mean(gain, networks=[n])
-        for name, d in zip(claims.CONSTANTS["DATASETS"], DATASETS, strict=True):
+        for name, d in zip(names.CONSTANTS["DATASETS"], DATASETS, strict=True):
             assert got["top1_change_by_dataset", s, name, config, ""] == mean(gain, datasets=[d])
         for cost, name in zip(COSTS, ("params", "macs_tp", "ms"), strict=True):
             label = config if config.endswith("*") else "ALL"
@@ -258,7 +262,7 @@ def test_every_average_of_the_full_grid_is_the_plain_mean_of_the_changes(full):
                 ),
                 four,
             )
-    for pair, config in product(claims.CONSTANTS["COMPARISONS"], ("SE", *CONFIGS)):
+    for pair, config in product(names.CONSTANTS["COMPARISONS"], ("SE", *CONFIGS)):
         after, before = pair.split(" vs ")
         assert got["scenario_change", pair, "", config, ""] == mean(
             lambda d, n, a=before, b=after, k=config: change(of(d, n, a, k), of(d, n, b, k))
@@ -276,15 +280,15 @@ def test_the_full_grid_is_comparable_and_its_claims_are_all_judged(full):
     store, _, values, _ = full
     assert values.comparable.all() and values.whole.all() and not values.proxy.any()
     assert set(values.verdict) == {"reproduced", "above", "below"}
-    judged = judge(store, claims4.chapter_claims(), copies=20).set_index("id")
+    judged = judge(store, claims.about("aep"), copies=20).set_index("id")
     assert len(judged) == 56 and not judged.verdict.str.contains("profile").any()
     assert judged.verdict["A30"] == "reproduced" and (judged.have == judged.asked).all()
     assert judged.verdict["A01"] == "reproduced" and judged.verdict["A29"] == "contradicted"
 
 
 def test_all_metrics_have_the_dimensions_that_the_claims_name(full):
-    store, paper = full[0], claims.printed_store()
-    for metric in chapter4.METRICS:
+    store, paper = full[0], printed_store()
+    for metric in changes.METRICS:
         ours, printed_ones = (
             sorted(tuple(sorted(s.values[i].dims.items())) for i in s.by_metric[metric])
             for s in (store, paper)
@@ -296,7 +300,7 @@ def test_all_metrics_have_the_dimensions_that_the_claims_name(full):
         .dimensions.str.replace(" (config)", "")
         .str.split(";")
     )
-    assert {m: described[m] for m in chapter4.METRICS} == chapter4.DIMENSIONS
+    assert {m: described[m] for m in changes.METRICS} == changes.DIMENSIONS
 
 
 # -------------------------------------------------------------------------------- parts of the grid
@@ -305,7 +309,8 @@ def test_all_metrics_have_the_dimensions_that_the_claims_name(full):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda f: f.assign(profile="laptop"),
+        lambda f: f.assign(differs="profile laptop"),
+        lambda f: f.assign(differs="recipe.epochs 3 instead of 100"),
         lambda f: f.assign(image_size=32),
         lambda f: f.assign(proxy=True),
         lambda f: f[f.dataset != "gtsrb"],
@@ -314,6 +319,7 @@ def test_all_metrics_have_the_dimensions_that_the_claims_name(full):
     ],
     ids=[
         "another profile",
+        "another recipe",
         "smaller images",
         "other first weights",
         "a data set less",
@@ -323,22 +329,24 @@ def test_all_metrics_have_the_dimensions_that_the_claims_name(full):
 )
 def test_only_the_whole_grid_of_the_thesis_is_comparable_with_it(full, wrong):
     found = full[3].query("scenario == 'TR-64' and mode in ['SE', 'MIX']")
-    averages = chapter4.values(wrong(found)).query("metric == 'aep.top1_change' and cells > 0")
+    averages = changes.values(wrong(found)).query("metric == 'aep.top1_change' and cells > 0")
     assert len(averages) == 2 and averages.whole.all() and not averages.comparable.any()
-    assert set(averages.verdict) == {stats.NOT_JUDGED}
+    assert set(averages.verdict) == {names.NOT_JUDGED}
 
 
 def test_data_sets_can_be_named(tmp_path):
     write_grid(tmp_path, ("digits", "cifar10"), scenarios=("TR-64",))
-    assert set(chapter4.runs4(tmp_path, ["cifar10"]).dataset) == {"cifar10"}
-    assert len(claims4.store4(tmp_path, ["cifar10"]).select("aep.top1_change_by_dataset", {})) == 8
+    assert set(chapter4.trainings(tmp_path, ["cifar10"]).dataset) == {"cifar10"}
+    assert (
+        len(stores.aep_store(tmp_path, ["cifar10"]).select("aep.top1_change_by_dataset", {})) == 8
+    )
 
 
 def test_an_average_over_part_of_what_was_run_is_shown_but_not_judged(tmp_path):
     write_grid(tmp_path, ("digits", "cifar10"))
     for path in (tmp_path / "aep_study/cifar10").glob("*FT-64_MIX*"):
         (path / "report.json").unlink()
-    values, store = chapter4.values(chapter4.runs4(tmp_path)), claims4.store4(tmp_path)
+    values, store = changes.values(chapter4.trainings(tmp_path)), stores.aep_store(tmp_path)
     partial = values[values.ours.notna() & ~values.whole]
     # MIX and MIX*: in all and by network (a data set is missing as a whole), MIX: gain, exits,
     # MIX*: costs
@@ -354,22 +362,22 @@ def test_nothing_is_compared_across_recipes_seeds_or_first_weights(tmp_path):
     write_run(tmp_path, mode="SE")
     for seed, recipe in ((0, "b"), (1, "a")):
         write_run(tmp_path, seed=seed, recipe=recipe)
-    found = chapter4.runs4(tmp_path)
-    assert len(found) == 3 and chapter4.changes(found).query("quantity != 'gain'").empty
+    found = chapter4.trainings(tmp_path)
+    assert len(found) == 3 and changes.changes(found).query("quantity != 'gain'").empty
     assert chapter4.exit_accuracies(found).single.isna().all()
     assert "2 early-exit runs without a finished baseline" in figures4.provenance(found)
     write_run(tmp_path, mode="ASC")
-    found = chapter4.runs4(tmp_path)
-    assert set(chapter4.changes(found).query("quantity == 'top1'")["mode"]) == {"ASC"}
+    found = chapter4.trainings(tmp_path)
+    assert set(changes.changes(found).query("quantity == 'top1'")["mode"]) == {"ASC"}
     for column in ("start", "image_size"):
         other = found.assign(**{column: found[column].where(found["mode"] == "SE", 1)})
-        assert chapter4.changes(other).query("quantity == 'top1'").empty
+        assert changes.changes(other).query("quantity == 'top1'").empty
 
 
 def test_times_of_two_machines_are_not_compared(tmp_path):
     write_run(tmp_path, mode="SE", device="a CPU")
     write_run(tmp_path)
-    assert set(chapter4.changes(chapter4.runs4(tmp_path)).quantity) == {
+    assert set(changes.changes(chapter4.trainings(tmp_path)).quantity) == {
         "top1",
         "exit",
         "params",
@@ -381,7 +389,7 @@ def test_times_of_two_machines_are_not_compared(tmp_path):
 def test_a_baseline_that_is_never_right_gives_no_percentage(tmp_path):
     write_run(tmp_path, mode="SE", test_top1=0.0)
     write_run(tmp_path)
-    assert set(chapter4.changes(chapter4.runs4(tmp_path)).quantity) == {
+    assert set(changes.changes(chapter4.trainings(tmp_path)).quantity) == {
         "params",
         "macs",
         "latency",
@@ -392,8 +400,8 @@ def test_a_baseline_that_is_never_right_gives_no_percentage(tmp_path):
 
 def test_a_baseline_alone_leaves_everything_to_be_run(tmp_path):
     write_run(tmp_path, mode="SE")
-    values = chapter4.values(chapter4.runs4(tmp_path))
-    assert set(values.verdict) == {stats.NOT_RUN} and not claims4.store4(tmp_path).values
+    values = changes.values(chapter4.trainings(tmp_path))
+    assert set(values.verdict) == {names.NOT_RUN} and not stores.aep_store(tmp_path).values
 
 
 # -------------------------------------------------------------------------------------------- noise
@@ -439,10 +447,10 @@ def test_several_seeds_give_their_own_noise(tmp_path):
     assert found.ours == pytest.approx(np.mean(per_seed)) and found.seeds == 3
     assert found.sd == pytest.approx(np.std(per_seed, ddof=1))
     assert found.noise == pytest.approx(found.sd / 3**0.5)
-    stored = claims4.store4(tmp_path)
+    stored = stores.aep_store(tmp_path)
     (i,) = stored.select("aep.top1_change", {"config": "UNIF"})
     assert stored.values[i].seeds == 3 and stored.values[i].noise == pytest.approx(found.noise)
-    values = chapter4.values(chapter4.runs4(tmp_path))
+    values = changes.values(chapter4.trainings(tmp_path))
     row = values.query(
         "metric == 'aep.top1_change' and config == 'UNIF' and scenario == 'TR-64'"
     ).iloc[0]
@@ -476,7 +484,7 @@ def test_noise_of_costs(tmp_path):
     pair, no number."""
     write_grid(tmp_path / "one", networks=("ResNet50",), scenarios=("TR-64",))
     write_grid(tmp_path / "two", scenarios=("TR-64",))
-    one, two = (chapter4.changes(chapter4.runs4(tmp_path / name)) for name in ("one", "two"))
+    one, two = (changes.changes(chapter4.trainings(tmp_path / name)) for name in ("one", "two"))
     for quantity in ("params", "macs"):
         assert average(one, quantity, "ALL").noise == 0 == average(two, quantity, "ALL").noise
         assert np.isnan(average(one, quantity, "MIX*").noise)
@@ -486,7 +494,7 @@ def test_noise_of_costs(tmp_path):
     )  # mean of four against one baseline
     pair = two[(two.quantity == "params") & (two["mode"] == "MIX")].change
     assert average(two, "params", "MIX*").noise == pytest.approx(abs(np.diff(pair)).item() / 2)
-    stored = claims4.store4(tmp_path / "one").by_metric
+    stored = stores.aep_store(tmp_path / "one").by_metric
     assert "aep.epoch_time_change" not in stored and len(stored["aep.params_change"]) == 1
 
 
@@ -498,8 +506,8 @@ def texts(figure):
 
 
 def all_tables(out):
-    found = chapter4.runs4(out)
-    values, note = chapter4.values(found), figures4.provenance(found)
+    found = chapter4.trainings(out)
+    values, note = changes.values(found), figures4.provenance(found)
     made = {number: figures4.table(values, number, note) for number in figures4.TABLES}
     made |= {number: figures4.table_by_cell(values, number, note) for number in ("4.3", "4.4")}
     made["exits"] = figures4.table_exits(chapter4.exit_accuracies(found), *found.dataset[:1])
@@ -508,7 +516,7 @@ def all_tables(out):
 
 def test_nothing_run_gives_every_table_and_the_printed_half_of_the_figure(tmp_path):
     made, values = all_tables(tmp_path)
-    assert all(stats.NOT_RUN in text for text in made.values())
+    assert all(names.NOT_RUN in text for text in made.values())
     for number, table in (
         ("4.5", "table_4_5"),
         ("4.7", "table_4_7"),
@@ -519,7 +527,7 @@ def test_nothing_run_gives_every_table_and_the_printed_half_of_the_figure(tmp_pa
         column = next(c for c in rows if "change_pct" in c)
         assert all(text in made[number] for text in rows[column])
     figure = figures4.fig_4_2(values)
-    assert texts(figure) == [stats.NOT_RUN] * 3 and len(figure.rows) == 48
+    assert texts(figure) == [names.NOT_RUN] * 3 and len(figure.rows) == 48
     assert set(figure.rows.source) == {"printed"}
     plt.close(figure)
 
@@ -545,7 +553,7 @@ def test_tables_have_the_rows_and_columns_of_the_thesis(full):
         assert data.shape == (2 * (9 + 7), 8) and list(data.columns) == list(CONFIGS)
         assert data.index[0][0] == f"{start}-224, by network"
         assert list(data.loc[f"{start}-64, by data set"].index) == [
-            *claims.CONSTANTS["DATASETS"],
+            *names.CONSTANTS["DATASETS"],
             "Average",
         ]
         for network in ("network", "data set"):  # both averages are the same number
@@ -574,7 +582,7 @@ def test_tables_of_a_small_profile_tell_what_they_rest_on(tmp_path):
     assert "FT-64&dagger;" in made["4.5"] and "TR-64&dagger;" not in made["4.5"]
     assert "FT-64 vs TR-64&dagger;" in made["4.11"] and "over 1 network, 1 data set;" in made["4.7"]
     assert "over 2 networks, 1 data set;" in made["4.5"] and "(2)" in made["4.5"]
-    note = figures4.provenance(chapter4.runs4(tmp_path))
+    note = figures4.provenance(chapter4.trainings(tmp_path))
     for text in (
         "Profile: smoke",
         "networks: MobileNetV3Small, MobileNetV3Smallfull",
@@ -608,7 +616,7 @@ def test_exits_of_every_run_and_those_that_pruning_kept(tmp_path):
             pruned_macs_tp=99_000,
         )
     write_run(tmp_path, network="VGG16full", exits=[5.0] * 5, subset=[5])
-    rows = chapter4.exit_accuracies(chapter4.runs4(tmp_path))
+    rows = chapter4.exit_accuracies(chapter4.trainings(tmp_path))
     assert list(rows.subset) == ["1 3", "2 3", "5"] and list(rows.exit_1) == [10, 11, 5]
     assert rows.params_change[0] == pytest.approx(-25) and np.isnan(
         rows.params_change[1]
@@ -653,7 +661,7 @@ def test_the_figure_shows_printed_and_our_points(full, tmp_path):
 
 def test_a_small_profile_has_its_own_axes_and_its_daggers(tmp_path):
     write_grid(tmp_path, proxy=True)
-    figure = figures4.fig_4_2(chapter4.values(chapter4.runs4(tmp_path)))
+    figure = figures4.fig_4_2(changes.values(chapter4.trainings(tmp_path)))
     assert texts(figure) == [] and len(figure.rows) == 48 + 3 * 8
     labels = [t.get_text() for t in figure.legends[0].get_texts()]
     assert labels[:4] == ["TR-224", "TR-64", "FT-224", "FT-64\N{DAGGER}"]

@@ -13,15 +13,19 @@ from scipy import stats
 
 from nat_lib.errors import Refusal
 from nat_lib.report import figures6, style
-from nat_lib.report.tables import DATASETS
-from nat_lib.results import chapter6, claims, claims6
-from nat_lib.results.claims import judge, printed, single_run_noise
-from nat_lib.results.stats import NOT_RUN, jackknife
+from nat_lib.results import advantages, chapter6, claims, comparisons, names
+from nat_lib.results import stats as own_stats
+from nat_lib.results import store6 as stored
+from nat_lib.results.claims import judge
+from nat_lib.results.names import DATASETS, NOT_RUN
+from nat_lib.results.printed import printed, printed_store
+from nat_lib.results.stats import jackknife, single_run_noise
+from nat_lib.results.values import Store
 
 SUPERNETS, MAIN, OTHERS = (
-    claims.CONSTANTS[k] for k in ("SUPERNETS", "NAT_DATASETS", "OTHER_DATASETS")
+    names.CONSTANTS[k] for k in ("SUPERNETS", "NAT_DATASETS", "OTHER_DATASETS")
 )
-FOUR, OBJECTIVES, MODES = claims.NAT_SUPERNETS, claims.OBJECTIVES, claims.MODES
+FOUR, OBJECTIVES, MODES = names.NAT_SUPERNETS, names.OBJECTIVES, names.MODES
 SHIFT = {
     "BASE": 0,
     "SE_D": 1.2,
@@ -381,7 +385,7 @@ def full(tmp_path_factory):
     strategies."""
     out = tmp_path_factory.mktemp("full")
     write_everything(out)
-    return out, claims6.store6(out)
+    return out, stored.store6(out)
 
 
 @pytest.fixture
@@ -519,7 +523,7 @@ def test_jackknife_of_a_mean_is_its_standard_error():
 def test_best_top1_is_the_best_returned_subnet_averaged_over_seeds(tmp_path, seeds):
     found = [write_search(tmp_path, supernet="EE_D", seed=s, n_test=360)[1] for s in seeds]
     top1 = [f.test_top1.max() for f in found]
-    store = claims6.store6(tmp_path)
+    store = stored.store6(tmp_path)
     v = value(store, "nat.best_top1", supernet="EE_D", dataset="digits")
     assert v.dims == {
         "phase": "1",
@@ -559,7 +563,7 @@ def test_a_search_whose_subnets_were_not_all_post_processed_is_shown_and_not_com
         tmp_path, "cifar10", "EE_D", 4, profile="paper", subnets=subnets([70, 72, 74], [1, 2, 3])
     )
     write_posts(tmp_path, key, rows.head(2), top1=lambda i, *_: 80 + i)
-    store = claims6.store6(tmp_path)
+    store = stored.store6(tmp_path)
     found = {post: value(store, "nat.best_top1", post=post) for post in ("none", "std", "ens")}
     assert {post: (v.value, v.comparable) for post, v in found.items()} == {
         "none": (74, True),
@@ -577,7 +581,7 @@ def test_cells_stand_beside_the_printed_ones(tmp_path):
             profile="paper",
             subnets=subnets([30, top1], [1, 4.0]),
         )
-    cells = chapter6.search_cells(frames(tmp_path)[3], "tiny_imagenet")
+    cells = comparisons.search_cells(frames(tmp_path)[3], "tiny_imagenet")
     base, exits = (
         one(cells, phase=1, objectives="acc+params", supernet=s, post="none")
         for s in ("BASE", "EE_B")
@@ -586,12 +590,12 @@ def test_cells_stand_beside_the_printed_ones(tmp_path):
     assert (base.verdict, exits.verdict) == (
         "reproduced",
         "above",
-    ) and base.uncertainty == pytest.approx(claims.binomial_se(43, 10_000))
+    ) and base.uncertainty == pytest.approx(own_stats.binomial_se(43, 10_000))
     assert one(cells, phase=3, objectives="acc", supernet="SE_P", post="none").verdict == "X"
     assert one(cells, phase=3, objectives="acc", supernet="SE_D", post="none").verdict == NOT_RUN
     assert len(cells) == len(cells.drop_duplicates(["phase", "objectives", "supernet", "post"]))
     write_search(tmp_path, "tiny_imagenet", "SE_D", profile="paper", objectives="acc+params+macs")
-    more = chapter6.search_cells(frames(tmp_path)[3], "tiny_imagenet")
+    more = comparisons.search_cells(frames(tmp_path)[3], "tiny_imagenet")
     assert (
         one(more, objectives="acc+params+macs", supernet="SE_D", phase=1, post="none").verdict
         == "nothing printed"
@@ -621,7 +625,7 @@ def dominates(new, base):
 def test_dominance_over_the_best_baseline_subnet(tmp_path, new, expected):
     write_search(tmp_path, supernet="BASE", subnets=subnets([50, 50, 45], [2, 3, 1]))
     write_search(tmp_path, supernet="EE_D", subnets=subnets(*zip(*new, strict=True)))
-    (row,) = claims6.dominance(frames(tmp_path)[2]).itertuples()
+    (row,) = advantages.dominance(frames(tmp_path)[2]).itertuples()
     assert (row.dominates, row.supernet) == (expected, "EE_D")
     assert dominates(new, [(50, 2), (50, 3), (45, 1)]) == expected
 
@@ -643,7 +647,7 @@ def test_dominance_against_its_definition_on_random_searches(tmp_path):
                 subnets=subnets(*zip(*points, strict=True)),
             )
             expected[supernet, phase, objectives, seed] = points
-    store = claims6.store6(tmp_path)
+    store = stored.store6(tmp_path)
     assert (
         len(store.by_metric["nat.dominates_base"]) == 3 * 3
     )  # phase-1 BASE is not compared with itself
@@ -658,7 +662,7 @@ def test_dominance_against_its_definition_on_random_searches(tmp_path):
 def test_margin_tells_by_how_much_a_subnet_dominates(tmp_path):
     write_search(tmp_path, supernet="BASE", subnets=subnets([50, 45], [2, 1]))
     write_search(tmp_path, supernet="EE_D", subnets=subnets([60, 53, 49], [3, 2, 1]))
-    row = claims6.dominance(frames(tmp_path)[2]).iloc[0]
+    row = advantages.dominance(frames(tmp_path)[2]).iloc[0]
     assert row.margin == 3 and row.margin_noise == pytest.approx(
         np.hypot(single_run_noise(53, 10_000), single_run_noise(50, 10_000)), rel=0.02
     )
@@ -670,7 +674,7 @@ def test_spread_and_mean_of_the_second_objective(tmp_path):
         tmp_path, supernet="SE_P", phase=2, subnets=subnets([50, 45, 40, 41], [6, 1, 2, 3])
     )
     write_search(tmp_path, supernet="SE_DP", subnets=subnets([50, 45], [6, 1]))
-    store = claims6.store6(tmp_path)
+    store = stored.store6(tmp_path)
     assert value(store, "nat.second_spread", supernet="SE_P").value == pytest.approx(5 / 3)
     mean = value(store, "nat.second_mean", supernet="SE_P")
     assert mean.value == pytest.approx(3 / 3) and mean.noise == pytest.approx(
@@ -690,7 +694,7 @@ def test_largest_reduction_at_the_accuracy_of_the_baseline(tmp_path):
     write_search(tmp_path, "stl10", "EE_D", subnets=subnets([70, 80], [0.5, 0.7]))
     write_search(tmp_path, "cifar10", "BASE", objectives="acc+macs", subnets=subnets([60], [4]))
     write_search(tmp_path, "cifar10", "EE_B", objectives="acc+macs", subnets=subnets([50], [1]))
-    store = claims6.store6(tmp_path)
+    store = stored.store6(tmp_path)
     v = value(store, "nat.max_reduction_at_base_accuracy", objectives="acc+params")
     assert v.value == pytest.approx(6) and v.noise > 0  # 3 / 0.5 on STL-10 beats 4 / 1 on CIFAR-10
     assert value(store, "nat.max_reduction_at_base_accuracy", objectives="acc+macs").value == 0
@@ -709,11 +713,11 @@ def test_phases_are_compared_on_the_same_runs(tmp_path):
             for seed in range(3)
         ]
     )
-    row = one(chapter6.phase_comparison(frames(tmp_path)[3]), objectives="all", phase=2)
+    row = one(comparisons.phase_comparison(frames(tmp_path)[3]), objectives="all", phase=2)
     interval = stats.ttest_1samp(gains.mean(axis=1), 0).confidence_interval(0.95)
     assert (row.gain, row.low, row.high) == tuple(map(pytest.approx, (gains.mean(), *interval)))
     assert (row.pairs, row.seeds) == (24, 3)
-    v = value(claims6.store6(tmp_path), "nat.phase_gain", phase=2)
+    v = value(stored.store6(tmp_path), "nat.phase_gain", phase=2)
     assert (v.value, v.noise) == (
         pytest.approx(gains.mean()),
         pytest.approx(stats.sem(gains.mean(axis=1))),
@@ -725,7 +729,7 @@ def test_one_seed_takes_the_interval_from_the_noise_of_both_runs(tmp_path):
         write_search(tmp_path, supernet="BASE", phase=p, n_test=180)[1].test_top1.max()
         for p in (1, 2)
     )
-    row = chapter6.phase_comparison(frames(tmp_path)[3]).iloc[0]
+    row = comparisons.phase_comparison(frames(tmp_path)[3]).iloc[0]
     noise = np.hypot(single_run_noise(a, 180), single_run_noise(b, 180))
     assert (row.phase, row.against, row.noise) == (2, 1, pytest.approx(noise))
     assert (row.low, row.high) == (
@@ -733,7 +737,7 @@ def test_one_seed_takes_the_interval_from_the_noise_of_both_runs(tmp_path):
         pytest.approx(b - a + 1.96 * noise),
     )
     assert (
-        "nat.phase_gain" not in claims6.store6(tmp_path).by_metric
+        "nat.phase_gain" not in stored.store6(tmp_path).by_metric
     )  # one supernet of four is not the mean
 
 
@@ -743,7 +747,7 @@ def test_gain_and_wins_of_the_final_post_processing(tmp_path):
         tmp_path, "cifar10", "EE_D", 4, subnets=subnets(found["none"], [1, 2, 3])
     )
     write_posts(tmp_path, key, rows, top1=lambda i, method, *_: found[method][i])
-    store = claims6.store6(tmp_path)
+    store = stored.store6(tmp_path)
     for method, gain in (("std", 1.5), ("ens", 2.0)):
         noise = [single_run_noise(t, 10_000) for t in found["none"] + found[method]]
         v = value(store, "nat.post_gain", phase=4, method=method)
@@ -783,7 +787,7 @@ def test_the_study_of_strategies(tmp_path):
     write_posts(
         tmp_path, key, rows.head(1), "grid", [("std", "AdamW", 1e-4, None)], top1=lambda *_: 60
     )
-    store, table = claims6.store6(tmp_path), chapter6.strategies(chapter6.posts(tmp_path))
+    store, table = stored.store6(tmp_path), comparisons.strategies(chapter6.posts(tmp_path))
     mean = value(store, "post.mean_top1", family="EE", method="ens", weights="MIX")
     assert mean.dims == {
         "family": "EE",
@@ -818,7 +822,7 @@ def test_headline_is_the_best_of_both_searches_and_both_methods(tmp_path, seeds)
     expected = {"baseline": [], "full": []}
     for seed in seeds:
         tops = []
-        for k, objectives in enumerate(claims.CONSTANTS["BI_OBJECTIVES"]):
+        for k, objectives in enumerate(names.CONSTANTS["BI_OBJECTIVES"]):
             write_search(
                 tmp_path,
                 "cifar10",
@@ -843,8 +847,8 @@ def test_headline_is_the_best_of_both_searches_and_both_methods(tmp_path, seeds)
         expected["full"].append(max(tops))
     write_search(tmp_path, "cifar10", "SE_D", 4, "acc+params", subnets=subnets([99], [1]))
     store, row = (
-        claims6.store6(tmp_path),
-        one(chapter6.headline(frames(tmp_path)[3]), dataset="cifar10"),
+        stored.store6(tmp_path),
+        one(comparisons.headline(frames(tmp_path)[3]), dataset="cifar10"),
     )
     base, best = (value(store, "nat.headline_top1", group=g) for g in ("baseline", "full"))
     assert base.dims == {"phase": "1", "dataset": "CIFAR-10", "group": "baseline", "post": "none"}
@@ -859,9 +863,9 @@ def test_headline_is_the_best_of_both_searches_and_both_methods(tmp_path, seeds)
 
 
 def test_one_of_the_two_searches_is_shown_but_not_judged(smoke):
-    row = one(chapter6.headline(frames(smoke)[3]), dataset="digits_turned")
+    row = one(comparisons.headline(frames(smoke)[3]), dataset="digits_turned")
     assert row.sets == 1 and row.full > 90 and row.verdict == "nothing printed"
-    assert "nat.headline_top1" not in claims6.store6(smoke).by_metric
+    assert "nat.headline_top1" not in stored.store6(smoke).by_metric
 
 
 def test_gain_grows_with_the_number_of_classes(tmp_path):
@@ -870,10 +874,10 @@ def test_gain_grows_with_the_number_of_classes(tmp_path):
         write_search(tmp_path, name, "BASE", subnets=subnets([40], [1]))
         write_search(tmp_path, name, "EE_B", subnets=subnets([42], [1]))
         if k == 3:
-            assert "nat.gain_vs_classes_spearman" not in claims6.store6(tmp_path).by_metric
+            assert "nat.gain_vs_classes_spearman" not in stored.store6(tmp_path).by_metric
         write_search(tmp_path, name, "EE_D", subnets=subnets([[46, 45, 47, 48][k]], [1]))
     gains, classes = [6, 5, 7, 8], [10, 37, 47, 101]
-    v = value(claims6.store6(tmp_path), "nat.gain_vs_classes_spearman", phase=1)
+    v = value(stored.store6(tmp_path), "nat.gain_vs_classes_spearman", phase=1)
     assert v.value == pytest.approx(stats.spearmanr(gains, classes).statistic) == pytest.approx(0.8)
     assert 0 < v.noise < 0.5
 
@@ -892,7 +896,7 @@ def test_predictor_means_and_confidence_intervals(tmp_path, seeds):
     row = one(chapter6.predictor_means(fits), encoding="integer")
     low, high = stats.t.interval(0.95, rho.size - 1, rho.mean(), stats.sem(rho.ravel()))
     assert (row["mean"], 2 * row.half) == (pytest.approx(rho.mean()), pytest.approx(high - low))
-    store, dims = claims6.store6(tmp_path), {"encoding": "integer"}
+    store, dims = stored.store6(tmp_path), {"encoding": "integer"}
     mean, width = (value(store, f"pred.spearman{k}", **dims) for k in ("", "_ci"))
     assert mean.dims == {
         "predictor": "LGBM",
@@ -922,7 +926,7 @@ def test_a_constant_prediction_counts_as_no_correlation_and_a_failed_fit_as_not_
     fits.to_csv(path, index=False)
     means, store = (
         chapter6.predictor_means(chapter6.predictor_fits(tmp_path)),
-        claims6.store6(tmp_path),
+        stored.store6(tmp_path),
     )
     assert one(means, predictor="Ridge")["mean"] == pytest.approx(
         fits.spearman[ridge[1:]].sum() / 4
@@ -934,25 +938,35 @@ def test_a_constant_prediction_counts_as_no_correlation_and_a_failed_fit_as_not_
     )
 
 
-def test_two_data_sets_of_a_study_are_not_mixed(tmp_path):
-    for name in ("cifar10", "digits"):
+def test_a_study_is_taken_from_the_data_set_of_the_thesis_and_two_others_are_not_mixed(tmp_path):
+    def write(name):
+        size = {"cifar10": 40, "digits": 50, "digits_turned": 60}[name]
         write_fits(
-            tmp_path, name, sizes=(40,), repeats=2, predictors=("LGBM",), encodings=("integer",)
+            tmp_path, name, sizes=(size,), repeats=2, predictors=("LGBM",), encodings=("integer",)
         )
-    with pytest.raises(Refusal, match="cifar10, digits"):
-        claims6.store6(tmp_path)
-    assert len(claims6.store6(tmp_path, predictors_on="digits").by_metric["pred.rmse"]) == 1
+
+    def sizes(**chosen):
+        store = stored.store6(tmp_path, **chosen)
+        return [store.values[i].dims["n_train"] for i in store.by_metric["pred.rmse"]]
+
+    write("digits")
+    write("digits_turned")
+    with pytest.raises(Refusal, match="digits, digits_turned"):
+        sizes()
+    assert sizes(predictors_on="digits") == ["50"]
+    write("cifar10")
+    assert sizes() == sizes(predictors_on="digits") == ["40"]
 
 
 def test_depth_shares_are_those_of_the_two_sampling_laws():
     """In the search space a code is zero with probability q = 1 / (M + 1): D = 2, 3, 4 as q^2,
     2q(1-q), (1-q)^2."""
-    for dims, share, noise in claims6.depth_shares():
+    for dims, share, noise in advantages.depth_shares():
         q = 1 / 64 if dims["parallel"] else 1 / 10
         law = {2: q * q, 3: 2 * q * (1 - q), 4: (1 - q) ** 2}
         expected = law[dims["depth"]] if dims["space"] == "search" else 1 / 3
         assert abs(share - expected) < 4 * max(noise, np.sqrt(expected * (1 - expected) / 50_000))
-    assert len(claims6.depth_shares()) == 12
+    assert len(advantages.depth_shares()) == 12
 
 
 # --------------------------------------------------------------------------------------- all claims
@@ -981,12 +995,12 @@ def test_every_metric_of_the_reference_is_there_under_its_own_dimensions(full):
     assert len(keys) == len(set(keys))
     assert all(v.comparable for v in store.values)
     for v in (
-        claims.printed_store().values
+        printed_store().values
     ):  # every label that the thesis prints for these metrics finds its value
         names = [
             m
-            for m, rows in claims.printed_store().by_metric.items()
-            if v in [claims.printed_store().values[i] for i in rows]
+            for m, rows in printed_store().by_metric.items()
+            if v in [printed_store().values[i] for i in rows]
         ]
         if names[0] in wanted:
             assert len(store.select(names[0], v.dims)) == 1, (names[0], v.dims)
@@ -998,21 +1012,21 @@ def test_the_run_time_ratio_follows_from_the_times_of_one_run(tmp_path):
         for seed in (0, 1):
             write_search(tmp_path, phase=phase, seed=seed)
     steps = chapter6.iterations(tmp_path)
-    store = claims.Store()
-    claims6.add_durations(
+    store = Store()
+    stored.add_durations(
         store,
         steps.assign(validation_seconds=steps.validation_seconds.where(steps.iteration == 0, 0.1)),
     )
     assert value(store, "nat.duration_ratio", validation="last_epoch").value == pytest.approx(
         (0.6 + 1 / 1.4) / 2
     )
-    claims6.add_durations(empty := claims.Store(), steps.assign(epochs=1))  # nothing to leave out
+    stored.add_durations(empty := Store(), steps.assign(epochs=1))  # nothing to leave out
     assert not empty.values
 
 
 def test_every_claim_of_the_chapter_is_judged(full):
-    judged = judge(full[1], claims6.chapter_claims(), copies=50).set_index("id")
-    assert len(judged) == 63 and {"S03", "S04", "S14", "S15", "S16", "S17", "N15r"} < set(
+    judged = judge(full[1], claims.about("nat", "post", "pred"), copies=50).set_index("id")
+    assert len(judged) == 61 and {"S03", "S04", "S14", "S15", "S16", "S17", "N15r"} < set(
         judged.index
     )
     assert (judged.have == judged.asked).all() and judged.share.notna().all()
@@ -1022,11 +1036,11 @@ def test_every_claim_of_the_chapter_is_judged(full):
 
 
 def test_a_small_profile_judges_what_it_ran_and_compares_nothing_with_printed_numbers(smoke):
-    store = claims6.store6(smoke)
+    store = stored.store6(smoke)
     assert not any(
         v.comparable for v in store.values if v.dims.keys() != {"space", "parallel", "depth"}
     )
-    judged = judge(store, claims6.chapter_claims(), copies=50).set_index("id")
+    judged = judge(store, claims.about("nat", "post", "pred"), copies=50).set_index("id")
     assert judged.verdict["N15"] == "not comparable in this profile"
     assert judged.verdict["N23"] == judged.verdict["N51"] == "reproduced"
     assert (
@@ -1038,11 +1052,11 @@ def test_a_small_profile_judges_what_it_ran_and_compares_nothing_with_printed_nu
 
 
 def test_nothing_run_leaves_the_sampling_claims(tmp_path):
-    store = claims6.store6(tmp_path)
+    store = stored.store6(tmp_path)
     assert set(store.by_metric) == {"nat.depth_share"}
-    verdicts = judge(store, claims6.chapter_claims(), copies=20).set_index("id").verdict
-    assert set(verdicts[["N51", "N52", "N53", "N54"]]) == {"reproduced"}
-    assert set(verdicts.drop(["N51", "N52", "N53", "N54"])) == {"not run in this profile"}
+    verdicts = judge(store, claims.about("nat", "post", "pred"), copies=20).set_index("id").verdict
+    assert set(verdicts[["N51", "N52"]]) == {"reproduced"}
+    assert set(verdicts.drop(["N51", "N52"])) == {"not run in this profile"}
 
 
 # ------------------------------------------------------------------------------- tables and figures
@@ -1072,10 +1086,10 @@ def tables(out, dataset):
     best, posts = frames(out)[3], chapter6.posts(out)
     made = {
         "predictors": figures6.table_predictors(chapter6.predictor_fits(out)),
-        "search": figures6.table_search(chapter6.search_cells(best, dataset)),
-        "headline": figures6.table_headline(chapter6.headline(best)),
-        "strategies": figures6.table_strategies(chapter6.strategies(posts)),
-        "phases": figures6.table_phases(chapter6.phase_comparison(best)),
+        "search": figures6.table_search(comparisons.search_cells(best, dataset)),
+        "headline": figures6.table_headline(comparisons.headline(best)),
+        "strategies": figures6.table_strategies(comparisons.strategies(posts)),
+        "phases": figures6.table_phases(comparisons.phase_comparison(best)),
     }
     return {name: table.to_html() for name, table in made.items()}
 
@@ -1132,7 +1146,7 @@ def test_tables_show_ours_printed_and_missing(smoke):
     best = one(frames(smoke)[3], supernet="EE_D", phase=4, objectives="acc+params", post="ens")
     assert (
         f"<b>{best.top1:.2f}</b>" in made["search"]
-        and claims.MISSING in made["search"]
+        and names.MISSING in made["search"]
         and ">X<" in made["search"]
     )
     assert "1 of 2" in made["headline"] and "90.73" in made["headline"]
@@ -1157,7 +1171,7 @@ def test_saved_figures_are_equal_to_the_byte(smoke, tmp_path):
     for folder in ("a", "b"):
         style.save(figures6.fig_6_7(versions), tmp_path / folder, "figure")
         style.save(
-            chapter6.search_cells(frames(smoke)[3], "digits_turned"), tmp_path / folder, "cells"
+            comparisons.search_cells(frames(smoke)[3], "digits_turned"), tmp_path / folder, "cells"
         )
     for name in ("figure.png", "figure.csv", "cells.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -1,7 +1,10 @@
-"""Rules, noise and verdicts: the language runs nothing else, and a verdict follows from the numbers
-alone."""
+"""Rules, noise and verdicts: a verdict follows from the numbers alone, as it did before."""
 
-import ast
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,9 +12,16 @@ import pytest
 from scipy import stats
 
 from nat_lib.errors import Refusal
-from nat_lib.results import claims, coverage
-from nat_lib.results.claims import NoData, Store, check, judge, printed
+from nat_lib.results import claims, comparable, coverage, stores
+from nat_lib.results import stats as own_stats
+from nat_lib.results.claims import judge
+from nat_lib.results.printed import printed, printed_store, table_5_3_5_4
+from nat_lib.results.rules import evaluate
+from nat_lib.results.values import Store, merged
 from nat_lib.run.params import load_profile
+
+GOLDEN = Path(__file__).parent / "golden"
+PROFILES = {name: load_profile(name) for name in coverage.SIZES}
 
 
 def claim(rule, kind="ranking"):
@@ -31,6 +41,12 @@ def two(a, b, noise=0.5, **kind):
     return store
 
 
+def holds(rule, store):
+    """Does a rule hold on the values as measured?  None: one of them is not there."""
+    outcome = evaluate(rule, store)
+    return None if outcome.missing else bool(outcome.condition.holds[0])
+
+
 AB = "one('m', net='a') > one('m', net='b')"
 
 
@@ -38,49 +54,91 @@ AB = "one('m', net='a') > one('m', net='b')"
 
 
 def test_every_rule_says_of_the_printed_numbers_what_the_reference_says():
-    rows, wrong = printed("claims"), []
-    assert len(rows) == 154
-    for row in rows.itertuples():
-        try:
-            status = (
-                ("yes" if check(row.rule, claims.printed_store()) else "no")
-                if row.rule
-                else "no_rule"
-            )
-        except NoData:
-            status = "no_data"
+    said = {True: "yes", False: "no", None: "no_data"}
+    wrong = []
+    for row in printed("claims").itertuples():
+        status = said[holds(row.rule, printed_store())] if row.rule else "no_rule"
         wrong += [row.id] if status != row.holds_on_paper else []
-    assert wrong == []
+    assert len(printed("claims")) == 154 and wrong == []
 
 
-def test_one_pass_over_all_copies_equals_a_pass_per_copy():
-    store, rules = (
-        Store(),
-        [r for r in printed("claims").query("holds_on_paper in ['yes', 'no']").rule],
-    )
-    for metric, rows in claims.printed_store().by_metric.items():
-        for v in (claims.printed_store().values[i] for i in rows):
-            store.add(metric, v.dims, v.value, noise=0.3)
-    copies, compared = store.copies(20, seed=3), 0
-    for tree in map(claims.parse, rules):
-        called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call)}
-        if not called & claims.RANKING:
-            run = claims._closure(tree, frozenset())
-            slow = [run(claims._namespace(store, numbers)) for numbers in copies.tolist()]
-            np.testing.assert_array_equal(claims._outcomes(tree, store, copies), slow)
-            compared += 1
-        if (
-            called & claims.RANKING <= {"best", "worst"} and claims._names_first(tree)
-        ) or not called & claims.RANKING:
-            size = claims._margin(tree, frozenset())
-            slow = [size(claims._namespace(store, numbers)) for numbers in copies.tolist()]
-            np.testing.assert_array_equal(claims._on_each(size, [], store, copies), slow)
-            compared += 1
-    assert compared > 120
+# ------------------------------------------------------- verdicts and shares as they were frozen
+
+
+def with_noise(noise):
+    store = Store()
+    for metric, indices in printed_store().by_metric.items():
+        for v in (printed_store().values[i] for i in indices if not metric.startswith("space.")):
+            store.add(metric, v.dims, v.value, noise)
+    return store
+
+
+def in_three_seeds():
+    store, rng = Store(), np.random.default_rng(5)
+    for metric, indices in printed_store().by_metric.items():
+        for v in (printed_store().values[i] for i in indices if not metric.startswith("space.")):
+            x = v.value + rng.normal(0, 0.3, 3)
+            error = x.std(ddof=1) / 3**0.5
+            store.add(metric, v.dims, x.mean(), error, 3, by_seed=dict(enumerate(x)))
+    return store
+
+
+def of_a_smoke_run():
+    """The values of the finished cells of a smoke run, as the code before read them."""
+    store = Store()
+    for values in json.loads(gzip.decompress((GOLDEN / "claims_smoke.json.gz").read_bytes())):
+        store.add(*values)
+    return store
+
+
+# What is judged otherwise since: a printed effect is not reproduced by none (N15 to N17, S03), and
+# nothing is contradicted that holds as measured (A19, A30, O27 with an artificial noise).
+MENDED = {
+    "noisy": {"A19", "A30", "O27", "N15", "N16", "N17", "S03"},
+    "three": {"A29", "N15", "N16", "N17", "S03"},
+}
+NEW = {"N53", "N54"}  # were constants, now ask the code
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("exact", lambda: with_noise(0.0)),
+        ("noisy", lambda: with_noise(0.3)),
+        ("three", in_three_seeds),
+        ("smoke", of_a_smoke_run),
+    ],
+)
+def test_verdicts_and_shares_are_those_of_the_rule_language_before(name, make):
+    frozen = pd.read_csv(GOLDEN / "claims_verdicts.csv").query("values == @name").set_index("id")
+    frozen = frozen.drop(index=NEW | MENDED.get(name, set()), errors="ignore")
+    judged = judge(make()).set_index("id").loc[frozen.index]
+    for column in ("verdict", "have", "asked"):
+        assert (judged[column] == frozen[column]).all(), column
+    np.testing.assert_allclose(judged.share, frozen.share, atol=1e-9)
+    known = frozen.margin.notna() & (
+        frozen.index != "A29"
+    )  # each number has a tolerance of its own
+    np.testing.assert_allclose(judged.margin[known], frozen.margin[known], rtol=1e-4, atol=1e-6)
+    assert len(frozen) > 90
+
+
+def test_what_was_mended_changes_shares_a_little_and_no_verdict_but_contradicted():
+    for name, make in (("noisy", lambda: with_noise(0.3)), ("three", in_three_seeds)):
+        frozen = pd.read_csv(GOLDEN / "claims_verdicts.csv").query("values == @name")
+        frozen = frozen.set_index("id").loc[sorted(MENDED[name])]
+        judged = judge(make()).set_index("id").loc[frozen.index]
+        np.testing.assert_allclose(judged.share, frozen.share, atol=0.03)
+        changed = judged.verdict != frozen.verdict
+        assert set(frozen.verdict[changed]) <= {"contradicted"}
+        assert set(judged.verdict[changed]) <= {"tie within noise"}
+
+
+# ------------------------------------------------------------------------------------------- noise
 
 
 def test_run_to_run_noise_is_half_the_mean_squared_difference_of_repeated_runs():
-    rows = pd.concat([printed("table_5_3"), printed("table_5_4")])
+    rows = table_5_3_5_4()
     rows = rows[rows.step.isin(["ER", "EKS"])]
     key = ["wm", "supernet", "step", "stat"]
     fixed, pet = (
@@ -88,9 +146,9 @@ def test_run_to_run_noise_is_half_the_mean_squared_difference_of_repeated_runs()
         for t in ("fixed", "pet")
     )
     assert len(fixed) == 64
-    assert claims.run_to_run_sd() == pytest.approx(np.sqrt(np.mean((fixed - pet) ** 2) / 2))
-    assert claims.single_run_noise(50.0, 10_000) == pytest.approx(
-        np.hypot(0.5, claims.run_to_run_sd())
+    assert own_stats.run_to_run_sd() == pytest.approx(np.sqrt(np.mean((fixed - pet) ** 2) / 2))
+    assert own_stats.single_run_noise(50.0, 10_000) == pytest.approx(
+        np.hypot(0.5, own_stats.run_to_run_sd())
     )
 
 
@@ -100,74 +158,99 @@ def test_run_to_run_noise_is_half_the_mean_squared_difference_of_repeated_runs()
 @pytest.mark.parametrize(
     "rule",
     [
-        "__import__('os').system('true')",
-        "().__class__",
-        "q.__globals__",
-        "lambda: 1",
         "open('x')",
-        "eval('1')",
-        "exec('1')",
-        "[x for x in WMS]",
-        "{1: 2}",
-        "{1}",
-        "f'{1}'",
-        "2 ** 99",
-        "1 // 0",
-        "WMS.count('1.0')",
-        "q",
-        "names",
-        "1 if 1 else 2",
-        "not 1",
-        "1 or 2",
-        "(y := 1)",
-        "one(**{'a': 1})",
-        "max([1], key=abs)",
-        "all(x for x in WMS if x)",
-        "1 != 2",
-        "b'a'",
-        "None",
-        "1j",
-        "WMS[::2]",
-        "print(1)",
-        "getattr(1, 'real')",
-        "all(x for x.y in WMS)",
+        "unknown > 1",
+        "one('m', net='a') > 1 or one('m', net='b') > 1",
+        "not one('m', net='a') > 1",
+        "1 if one('m', net='a') > 1 else 2",
+        "one('m', net='a') != 2",
+        "one('m', net='a') + 'b' > 1",
+        "one('m') > 0",
+        "rank('m', over='net', among=['a', 'b'])[:1] == ['a', 'b']",
         "1; 2",
-        "import os",
         "",
-        "probe(1)",
-        "(" * 300 + "1" + ")" * 300,
-        "+".join("1" * 5000),
-        "min(WMS)(1)",
-        "WMS[0:open]",
+        "(" * 300,
     ],
 )
-def test_anything_that_no_rule_uses_is_refused_before_it_runs(rule):
-    with pytest.raises(Refusal):
-        claims.parse(rule)
+def test_a_rule_that_cannot_be_evaluated_is_refused_in_a_line(rule):
+    with pytest.raises(Refusal) as refused:
+        evaluate(rule, two(1, 2))
+    assert "\n" not in str(refused.value)
 
 
-def test_text_is_not_multiplied():
-    with pytest.raises(Refusal, match="numbers"):
-        check("len('a' * 1000000000) > 1", Store())
+def random_store(rng):
+    store = Store()
+    for net in "abc":
+        for seed in range(2):
+            store.add("m", {"net": net, "k": seed}, rng.integers(0, 9), noise=0.4)
+    return store
 
 
-def test_loop_names_end_with_their_loop():
-    with pytest.raises(Refusal, match="'w'"):
-        claims.parse("all(w == '1.0' for w in WMS) and w == '1.0'")
+@pytest.mark.parametrize(
+    ("rule", "plain"),
+    [
+        ("{a} > {b}", lambda a, b, c: a > b),
+        ("{a} - {b} <= 2 * {c} / 4", lambda a, b, c: a - b <= 2 * c / 4),
+        ("{a} < {b} < {c}", lambda a, b, c: (a < b) & (b < c)),
+        ("{a} > 1 and {b} >= {c}", lambda a, b, c: (a > 1) & (b >= c)),
+        ("max({a}, {b}, {c}) == {a}", lambda a, b, c: np.maximum(np.maximum(a, b), c) == a),
+        ("min([{a}, {b}]) > -{c} + 3", lambda a, b, c: np.minimum(a, b) > 3 - c),
+        ("abs({a} - {b}) < {c}", lambda a, b, c: abs(a - b) < c),
+        ("all(x > 2 for x in [{a}, {b}])", lambda a, b, c: (a > 2) & (b > 2)),
+        ("any(x > 2 for x in [{a}, {b}])", lambda a, b, c: (a > 2) | (b > 2)),
+        (
+            "count(x > 2 for x in [{a}, {b}, {c}]) >= 2",
+            lambda a, b, c: (a > 2).astype(int) + (b > 2) + (c > 2) >= 2,
+        ),
+        ("mean([{a}, {b}]) > 10 - {c}", lambda a, b, c: (a + b) / 2 > 10 - c),
+        ("sum([{a}, {b}]) > {c} * 2", lambda a, b, c: a + b > c * 2),
+    ],
+)
+def test_operators_are_those_of_numbers_on_every_copy(rule, plain):
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        store = random_store(rng)
+        copies = store.copies(30, seed=2)
+        names = {n: f"one('m', net='{n}', k=0)" for n in "abc"}
+        found = evaluate(rule.format(**names), store, copies).condition.holds
+        numbers = [np.append(store.values[i].value, copies[:, i]) for i in (0, 2, 4)]
+        np.testing.assert_array_equal(found, plain(*numbers))
+
+
+def test_ranks_are_those_of_the_means_on_every_copy():
+    rng, labels = np.random.default_rng(2), ["a", "b", "c"]
+    for _ in range(10):
+        store = random_store(rng)
+        copies = store.copies(30, seed=3)
+        over = np.vstack([[v.value for v in store.values], copies])
+        means = over.reshape(len(over), 3, 2).mean(axis=2)
+        orders = [sorted(labels, key=lambda x, row=row: -row[labels.index(x)]) for row in means]
+        rank = "rank('m', over='net', among=['a', 'b', 'c'])"
+        for rule, expected in (
+            (f"{rank} == ['b', 'a', 'c']", [o == ["b", "a", "c"] for o in orders]),
+            (f"{rank}[0] == 'c'", [o[0] == "c" for o in orders]),
+            (f"sorted({rank}[:2]) == ['a', 'c']", [sorted(o[:2]) == ["a", "c"] for o in orders]),
+            (
+                "worst('m', over='net', among=['a', 'b', 'c']) in ['a', 'b']",
+                [o[-1] in "ab" for o in orders],
+            ),
+            (
+                "one('m', k=0, net=best('m', over='net', among=['a', 'b', 'c'])) > 4",
+                [row[2 * labels.index(o[0])] > 4 for o, row in zip(orders, over, strict=True)],
+            ),
+        ):
+            np.testing.assert_array_equal(evaluate(rule, store, copies).condition.holds, expected)
 
 
 def test_one_wants_exactly_one_value_and_rank_wants_every_label():
     store = two(1, 2)
     store.add("m", {"net": "a", "seed": 1}, 3)
     with pytest.raises(Refusal, match="2 values"):
-        check("one('m', net='a') > 0", store)
-    with pytest.raises(NoData):
-        check("rank('m', over='net', among=['a', 'c'])[0] == 'a'", store)
-    with pytest.raises(NoData):
-        check("mean(q('m', net='z')) > 0", store)
-    assert check(
-        "rank('m', over='net', among=['b', 'a']) == ['b', 'a']", store
-    )  # means 2 and 2: order of `among`
+        holds("one('m', net='a') > 0", store)
+    assert holds("rank('m', over='net', among=['a', 'c'])[0] == 'a'", store) is None
+    assert holds("mean(q('m', net='z')) > 0", store) is None
+    # means 2 and 2: order of `among`
+    assert holds("rank('m', over='net', among=['b', 'a']) == ['b', 'a']", store)
 
 
 def test_a_value_that_is_not_a_number_is_refused():
@@ -199,7 +282,36 @@ def test_the_share_is_that_of_the_normal_law():
 def test_values_of_the_same_run_move_together():
     rule = "one('m', net='a') == one('m', net='b')"
     assert verdict(rule, two(50, 50, draw="the same runs")).verdict == "reproduced"
-    assert verdict(rule, two(50, 50)).verdict == "contradicted"
+    assert verdict(rule, two(50, 50)).share == 0
+
+
+def test_what_holds_as_measured_is_not_contradicted_by_its_noise():
+    """Thirty comparisons that all hold by half their noise fail on most copies."""
+    store = Store()
+    for i in range(30):
+        store.add("m", {"i": i}, 0.5, noise=1.0)
+    rule = "all(x > 0 for x in q('m'))"
+    row = verdict(rule, store)
+    assert row.share < 0.05 and row.margin == 0.5 and row.verdict == "tie within noise"
+    store.add("m", {"i": 30}, -0.1, noise=1.0)
+    assert verdict(rule, store).verdict == "contradicted"
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.5, 2.0])
+def test_no_effect_does_not_reproduce_a_printed_effect(noise):
+    """N15 prints +1.38; gains around nothing are none of it, however noisy."""
+    rule = "abs(one('m', net='a') - one('m', net='b') - 1.38) < 0.01"
+    row = verdict(rule, two(50.0, 50.0, noise), "value")
+    assert row.verdict == ("contradicted" if noise < 0.1 else "tie within noise")
+    assert row.tolerance >= 0.69
+    small = verdict(rule, two(51.1, 50.0, 0.02), "value")
+    assert small.verdict == "reproduced" and small.tolerance == pytest.approx(0.69)
+
+
+def test_a_trace_of_noise_does_not_widen_the_tolerance_of_a_count():
+    rule = "abs(one('m', net='a') - 2.88) < 0.01"
+    for noise in (0.0, 1e-16):
+        assert verdict(rule, two(2.9, 0, noise), "value").tolerance == 0.01
 
 
 def seeds(a, b):
@@ -244,7 +356,7 @@ def test_two_seeds_settle_little_and_numbers_must_belong_to_their_mean():
 
 
 def test_stores_are_merged_with_their_noise():
-    one, other = claims.Store(), claims.Store()
+    one, other = Store(), Store()
     for store, value in ((one, 1.0), (other, 2.0)):
         for which in ("a", "b"):
             store.add(
@@ -256,7 +368,7 @@ def test_stores_are_merged_with_their_noise():
                 comparable=False,
                 draw="run",
             )
-    whole = claims.merged([one, other])
+    whole = merged([one, other])
     assert [v[:-1] for v in whole.values] == [v[:-1] for v in one.values + other.values]
     a, b, c, d = whole.copies(50).T - np.array([1, 1, 2, 2])[:, None]
     assert (
@@ -268,7 +380,7 @@ def test_without_noise_one_evaluation_decides():
     assert verdict(AB, two(50.001, 50, noise=0)).verdict == "reproduced"
 
 
-def test_a_printed_number_is_compared_at_the_tolerance_of_noise_and_only_where_runs_are_comparable():
+def test_a_printed_number_is_compared_at_the_tolerance_of_noise_and_only_in_comparable_runs():
     rule = "abs(one('m', net='a') - one('m', net='b') - 12.07) < 0.005"
     near = verdict(rule, two(51.5, 40.0, noise=0.3), "value")
     assert (
@@ -296,9 +408,7 @@ def test_counts_keep_the_tolerance_of_the_rule():
 
 def test_a_mean_over_half_a_printed_table_is_not_taken_for_the_whole():
     store = Store()
-    for v in (
-        claims.printed_store().values[i] for i in claims.printed_store().by_metric["eps.top1"]
-    ):
+    for v in (printed_store().values[i] for i in printed_store().by_metric["eps.top1"]):
         if v.dims["supernet"] != "SE_P":
             store.add("eps.top1", v.dims, v.value, 0.5)
     row = verdict("max(q('eps.top1', wm='1.0', step='EW', stat='best')) > 0", store)
@@ -320,7 +430,7 @@ def test_our_side_is_told_in_numbers_labels_and_counts():
 
 
 def test_the_same_seed_gives_the_same_table():
-    store = claims.printed_store()
+    store = printed_store()
     pd.testing.assert_frame_equal(judge(store), judge(store))
 
 
@@ -358,30 +468,46 @@ def test_the_margin_of_a_printed_number_is_what_is_left_of_the_tolerance():
     row = judge(
         two(5.0, 3.0, noise=0.1), claim("abs(one('m', net='a') - 4.0) < 0.5", "value")
     ).iloc[0]
-    assert row.tolerance == claims.TOLERANCE and abs(row.margin - (claims.TOLERANCE - 1)) < 1e-9
+    assert row.tolerance == 1.5 and abs(row.margin - 0.5) < 1e-9
 
 
 # ---------------------------------------------------------------------------------- who can test it
 
 
-def test_every_claim_has_a_cheapest_profile():
-    found = coverage.cheapest()
+def test_every_claim_has_a_cheapest_profile_or_a_run_of_its_own():
+    found = coverage.cheapest(PROFILES)
     assert len(found) == 154
-    assert {text.split(",")[0] for text in found.values()} == {
-        *coverage.SIZES,
-        coverage.ITS_OWN,
-        "",
-    }
-    assert found["O27"] == found["N51"] == "smoke"  # read off the code's structures
+    assert set(found.values()) == {*coverage.SIZES, coverage.ITS_OWN, ""}
+    for structure in ("O27", "N51", "N53", "N54"):  # read off the code
+        assert found[structure] == "smoke"
     assert found["A01"] == "paper"  # 224 pixels
     assert found["N50"] == "paper"  # several epochs of adaptation
+    assert found["N37"] != "smoke"  # a trend over data sets
     rows = printed("claims").set_index("id")
     quoting = [
-        i for i in found if rows.rule[i] and claims.quotes(rows.loc[i], claims.parse(rows.rule[i]))
+        i
+        for i in found
+        if rows.rule[i] and claims.quotes(rows.loc[i], evaluate(rows.rule[i], Store()))
     ]
-    assert len(quoting) > 20 and all(
-        found[i].split(",")[0] in ("paper", "smoke", coverage.ITS_OWN) for i in quoting
-    )
+    assert len(quoting) > 20
+    assert {found[i] for i in quoting} == {"paper", "smoke", coverage.ITS_OWN}
+    assert {i for i in quoting if found[i] == "smoke"} == {"O27", "N53", "N54"}
+
+
+def test_the_profile_that_a_claim_needs_does_test_it():
+    """What a smoke run says needs a smoke run is not shown as not run in its own report."""
+    needs, verdicts = coverage.cheapest(PROFILES), judge(of_a_smoke_run()).set_index("id").verdict
+    tested = {i for i in needs if needs[i] == "smoke"} - NEW
+    assert len(tested) > 15
+    assert not [i for i in tested if verdicts[i] == "not run in this profile"]
+
+
+def test_a_profile_runs_several_targets():
+    wanted = ("nat.best_top1", {"phase": "1", "dataset": "CIFAR-100", "objectives": "acc"})
+    paper = PROFILES["paper"]
+    assert coverage.targets({"target": "cifar10"}) == ["CIFAR-10"]
+    assert not coverage.covers(paper | {"targets": ["cifar10"]}, *wanted)
+    assert coverage.covers(paper | {"targets": ["cifar10", "cifar100"]}, *wanted)
 
 
 def test_a_profile_covers_what_it_runs():
@@ -412,3 +538,106 @@ def test_a_profile_covers_what_it_runs():
     assert not coverage.covers(
         smoke | {"predictors": ["ridge"]}, "pred.spearman", {"predictor": "LGBM"}
     )
+
+
+# ----------------------------------------------------------------------- the printed numbers judged
+
+
+def test_the_printed_numbers_are_judged_in_every_chapter():
+    judged = stores.judged_print(copies=200).set_index("id")
+    shares = judged.share.dropna()
+    assert {i[0] for i in shares.index} == set("AONS")
+    assert len(shares) > 100 and (judged.loc["A25", "verdict"], judged.holds_on_paper["A25"]) == (
+        "contradicted",
+        "no",
+    )
+    said_no = judged[(judged.verdict == "contradicted")].holds_on_paper
+    assert set(said_no) == {"no"}
+
+
+# ---------------------------------------------------------------------------------- comparable runs
+
+
+def paper_cell():
+    return {
+        "profile": "paper",
+        "dataset": "tiny_imagenet",
+        "supernet": "BASE",
+        "phase": "KS",
+        "data": {"sizes": {"train": 85_000, "val": 15_000, "test": 10_000}, "split": "abc"},
+        "space": {"base_channels": [16, 24, 40, 80, 112, 160], "tail_scaling": "once"},
+        "recipe": {"lr": 0.03, "epochs": 120, "warmup": 5, "subnets": 1, "batch_size": 200}
+        | {"max_steps_per_epoch": None, "exit_weights": "DESC", "eval_batch_size": 64},
+    }
+
+
+def test_a_run_of_the_paper_profile_is_comparable():
+    assert comparable.differences("ofav2_eps", paper_cell()) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value"),
+    [
+        ("space", "base_channels", [8, 8, 8, 8, 8, 8]),
+        ("space", "tail_scaling", "twice"),
+        ("recipe", "epochs", 1),
+        ("recipe", "lr", 0.08),
+        ("recipe", "max_steps_per_epoch", 5),
+        ("recipe", "exit_weights", "ASC"),
+    ],
+)
+def test_a_key_that_differs_is_named(where, key, value):
+    cell = paper_cell()
+    cell[where] = cell[where] | {key: value}
+    (line,) = comparable.differences("ofav2_eps", cell)
+    assert line.startswith(f"{where}.{key} {value}".replace("'", ""))
+
+
+def test_fewer_images_or_another_profile_are_not_comparable():
+    fewer = paper_cell()
+    fewer["data"]["sizes"]["test"] = 100
+    assert comparable.differences("ofav2_eps", fewer) == ["data.sizes.test 100 instead of 10000"]
+    other = paper_cell() | {"profile": "laptop"}
+    assert comparable.differences("ofav2_eps", other) == ["profile laptop"]
+
+
+def test_what_a_cell_started_from_is_asked_too(tmp_path):
+    """A search of full size from supernets of a hundredth of the epochs is not the thesis's."""
+
+    def write(study, name, key, params):
+        folder = tmp_path / study / name
+        folder.mkdir(parents=True)
+        report = {"study": study, "hash": key, "params": params, "metrics": {}}
+        (folder / "report.json").write_text(json.dumps(report))
+
+    short = paper_cell()
+    short["recipe"]["epochs"] = 1
+    write("ofav2_eps", "tiny_imagenet/BASE_w1.0_s0/any-KS", "aaaaaaaaaaaa", short)
+    warm = {"profile": "paper", "dataset": "cifar10", "maximal": ["aaaaaaaaaaaa"]}
+    write("natv2_warmup", "cifar10/BASE/supernets", "bbbbbbbbbbbb", warm)
+    search = {"profile": "paper", "dataset": "cifar10", "phase": 1, "start": "bbbbbbbbbbbb"}
+    lineage = comparable.Lineage(tmp_path)
+    assert lineage.differences("natv2_phases", search) == ["recipe.epochs 1 instead of 120.0"]
+    lost = search | {"start": "cccccccccccc"}
+    assert lineage.differences("natv2_phases", lost) == [
+        "started from a cell that is not here (cccccccccccc)"
+    ]
+
+
+# ------------------------------------------------------------------------------------------ imports
+
+
+def test_results_and_search_import_no_torch():
+    root = Path(claims.__file__).parents[1]
+    modules = [
+        f"nat_lib.{file.parent.name}.{file.stem}"
+        for folder in ("results", "search")
+        for file in sorted((root / folder).glob("*.py"))
+        if file.stem != "__init__"
+    ]
+    code = f"import sys, importlib\nfor m in {modules}: importlib.import_module(m)\n"
+    code += "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'torchvision')])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=root.parent, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]" and len(modules) > 15

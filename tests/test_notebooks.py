@@ -14,7 +14,9 @@ from tiny import PROFILE
 
 from nat_lib.files import ROOT
 from nat_lib.results import coverage
-from nat_lib.results.claims import Store, asked, parse, printed
+from nat_lib.results.printed import printed
+from nat_lib.results.rules import evaluate
+from nat_lib.results.values import Store
 from nat_lib.run import params as params_run
 from nat_lib.run.params import (
     load_experiment,
@@ -147,7 +149,7 @@ def test_a_claim_is_judged_where_the_profile_covers_it(outputs):
     for claim in judged[
         ~judged.verdict.isin(["not run in this profile", "informative"])
     ].itertuples():
-        wanted = asked(parse(rules[claim.id]), Store())[1]
+        wanted = evaluate(rules[claim.id], Store()).missing
         assert all(coverage.covers(profile, *value) for value in wanted), claim.id
     assert judged.margin.ne("").any()
 

@@ -12,8 +12,8 @@ from nat_lib.data import catalogue
 from nat_lib.errors import Refusal
 from nat_lib.report import figures5, schematics, style, tables
 from nat_lib.report.schematics import stages
-from nat_lib.results import chapter5, claims, stats
-from nat_lib.results.claims import printed
+from nat_lib.results import chapter5, claims, names, stats, stores
+from nat_lib.results.printed import printed
 
 PRINTED = (
     pd.concat([printed("table_5_3"), printed("table_5_4")])
@@ -54,10 +54,10 @@ def write_phases(
                         "profile": profile,
                         "recipe": {
                             "lr": phase.lr,
-                            "epochs": 2,
-                            "warmup": 0,
+                            "epochs": phase.epochs,
+                            "warmup": phase.warmup,
                             "subnets": phase.subnets,
-                            "batch_size": 100,
+                            "batch_size": 200,
                         },
                     },
                 )
@@ -111,15 +111,15 @@ def test_cells_on_another_data_set_are_shown_and_not_judged(tmp_path):
     assert len(cells) == 384
     mine = one(cells, wm="1.0", supernet="EE_D", teacher="pet", step="EW", stat="best")
     assert (
-        mine.ours == pytest.approx(51.90) and mine.verdict == stats.NOT_JUDGED and mine.seeds == 1
+        mine.ours == pytest.approx(51.90) and mine.verdict == names.NOT_JUDGED and mine.seeds == 1
     )
-    assert mine.uncertainty == pytest.approx(claims.binomial_se(51.90, 10_000))
+    assert mine.uncertainty == pytest.approx(stats.binomial_se(51.90, 10_000))
     assert (
         one(cells, wm="1.0", supernet="EE_D", teacher="pet", step="EL", stat="best").verdict == "X"
     )
     assert (
         one(cells, wm="1.2", supernet="EE_D", teacher="pet", step="EW", stat="best").verdict
-        == stats.NOT_RUN
+        == names.NOT_RUN
     )
 
 
@@ -130,7 +130,7 @@ def test_cells_on_another_data_set_are_shown_and_not_judged(tmp_path):
         (-1.4, 9, "reproduced"),
         (3, 9, "above"),
         (-3, 9, "below"),
-        (0, 5, stats.NOT_JUDGED),
+        (0, 5, names.NOT_JUDGED),
     ],
 )
 def test_paper_sized_cells_are_judged_within_a_point_and_a_half(tmp_path, shift, n, verdict):
@@ -153,10 +153,10 @@ def test_seeds_give_a_mean_and_its_noise(tmp_path):
 def test_nothing_run_gives_full_tables_and_no_verdicts(tmp_path):
     results = chapter5.eps_results(tmp_path)
     cells = chapter5.eps_cells(results, "digits")
-    assert set(cells.verdict) == {"X", stats.NOT_RUN}
+    assert set(cells.verdict) == {"X", names.NOT_RUN}
     assert "No finished run" in tables.provenance(results)
     judged = claims.judge(
-        claims.eps_store(cells), printed("claims").query("metric == 'eps.top1' and rule != ''")
+        stores.eps_store(cells), printed("claims").query("metric == 'eps.top1' and rule != ''")
     )
     assert set(judged.verdict) == {"not run in this profile"}
     assert "51.90" in tables.table_eps(cells, "1.0").to_html()
@@ -173,7 +173,7 @@ def test_two_data_sets_are_not_mixed(tmp_path):
 
 def test_claims_on_cells_move_shared_rows_together(tmp_path):
     write_phases(tmp_path, "BASE")
-    store = claims.eps_store(chapter5.eps_cells(chapter5.eps_results(tmp_path)))
+    store = stores.eps_store(chapter5.eps_cells(chapter5.eps_results(tmp_path)))
     copies = store.copies(50)
     pairs = [store.select("eps.top1", {"step": step, "stat": "best"}) for step in ("EKS", "EW")]
     assert all(len(pair) == 2 for pair in pairs)
@@ -189,8 +189,9 @@ def test_table_5_2_of_the_code_is_the_printed_one(tmp_path):
     table = tables.table_5_2(curricula.PHASES, chapter5.eps_phases(tmp_path))
     assert len(table) == 12 and table.same.all()
     assert table.set_index("phase").epochs_run.to_dict() | {"NW1": "", "ND4": ""} == {
-        p.name: "2" if p.opens not in ("level", "exit") else "" for p in curricula.PHASES
-    } | {p: claims.MISSING for p in ("NW2", "ND1", "ND2", "ND3")}
+        p.name: f"{p.epochs:g}" if p.opens not in ("level", "exit") else ""
+        for p in curricula.PHASES
+    } | {p: names.MISSING for p in ("NW2", "ND1", "ND2", "ND3")}
     tables.show_table_5_2(table).to_html()
     changed = [curricula.PHASES[0]._replace(lr=0.08), *curricula.PHASES[1:]]
     assert (
@@ -205,7 +206,7 @@ def test_the_thesis_layout_shows_x_dash_ours_and_printed(tmp_path):
     assert table.shape == (16, 12)
     row = table.loc["EE_D", "progressive"]
     assert ">X<" in row["Level", "best"] and "51.90" in row["Width", "best"]
-    assert table.loc["BASE", "fixed"]["Width", "best"].startswith(claims.MISSING)
+    assert table.loc["BASE", "fixed"]["Width", "best"].startswith(names.MISSING)
 
 
 def differing(ours, paper):

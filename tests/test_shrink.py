@@ -16,7 +16,7 @@ from nat_lib.data import load
 from nat_lib.errors import Refusal
 from nat_lib.exits import ensemble
 from nat_lib.plans import NETWORKS
-from nat_lib.results.claims import printed
+from nat_lib.results.printed import printed
 from nat_lib.run.params import load_params, load_profile
 from nat_lib.studies import eps, grids
 from nat_lib.studies.models import Profile

@@ -25,8 +25,11 @@ from nat_lib.errors import Refusal
 from nat_lib.export import write
 from nat_lib.report import figures5, figures6, shapes, tables
 from nat_lib.report.style import COLOURS, GREY, thesis_style
-from nat_lib.results import chapter6, claims
+from nat_lib.results import chapter6
 from nat_lib.results.chapter6 import SEARCH, SUBNET
+from nat_lib.results.names import DATASETS, MISSING, name_of
+from nat_lib.results.printed import printed_value
+from nat_lib.results.stats import single_run_noise
 from nat_lib.search.pareto import front, high_tradeoff, hypervolume
 from nat_lib.studies.searches import RETURNED, genotypes
 
@@ -359,8 +362,8 @@ def printed(dataset):
         ("baseline", 1, "best, phase-1 baseline"),
         ("full", 4, "best, full NATv2"),
     ):
-        top1 = chapter6.printed_value(
-            "nat.headline_top1", dataset=chapter6.name_of(dataset), group=group, phase=phase
+        top1 = printed_value(
+            "nat.headline_top1", dataset=name_of(dataset), group=group, phase=phase
         )
         rows.append({"label": f"{label} (Fig. 6.11)", "top1": top1})
     return (
@@ -372,7 +375,7 @@ def printed(dataset):
 
 def printed_names():
     """{name in the thesis: name in data.py} of the data sets for which it prints such values."""
-    return {chapter6.name_of(d): d for d in tables.DATASETS.values() if len(printed(d))}
+    return {name_of(d): d for d in DATASETS.values() if len(printed(d))}
 
 
 def on_axes(paper, x, y):
@@ -498,7 +501,7 @@ def table(rows):
     line = rows[rows.front].sort_values([*SEARCH, "val_top1"], kind="stable")
     noise = {
         f"{split}_noise": [
-            claims.single_run_noise(t, n)
+            single_run_noise(t, n)
             for t, n in zip(line[f"{split}_top1"], line[f"n_{split}"], strict=True)
         ]
         for split in ("val", "test")
@@ -528,7 +531,7 @@ def table(rows):
 
 
 def words(row):
-    """{what: HTML} of one subnet; top-1 with its noise (see `claims.single_run_noise`), latency
+    """{what: HTML} of one subnet; top-1 with its noise (see `single_run_noise`), latency
     with its origin."""
     spread = {
         "search": "",
@@ -547,7 +550,7 @@ def words(row):
         "hypervolume": f"{row.contribution:.2g} % by it alone",
         "validation top-1": _top1(row.val_top1, row.n_val),
         "test top-1": _top1(row.test_top1, row.n_test),
-        "post-processed, test": claims.MISSING
+        "post-processed, test": MISSING
         if np.isnan(row.post_top1)
         else f"{_top1(row.post_top1, row.n_test)} {figures6.METHODS[row.post_method]}",
         "predicted, measured": "in the first archive"
@@ -555,7 +558,7 @@ def words(row):
         else f"{row.predicted:.2f}, {row.measured:.2f} % then",
         "parameters": f"{row.params:.4g} M",
         "MACs": f"{row.macs:.4g} M",
-        "latency": claims.MISSING
+        "latency": MISSING
         if np.isnan(row.latency)
         else f"{row.latency:.3g} ms <small>{spread}</small>",
         "input, width, exit": f"{row.resolution} px, {row.width}, exit {row.exit}",
@@ -564,8 +567,8 @@ def words(row):
 
 def _top1(value, n):
     if np.isnan(value):
-        return claims.MISSING
-    return f"<b>{value:.2f}</b>&plusmn;{claims.single_run_noise(value, n):.1f} %"
+        return MISSING
+    return f"<b>{value:.2f}</b>&plusmn;{single_run_noise(value, n):.1f} %"
 
 
 def side_by_side(rows, heads, caption):

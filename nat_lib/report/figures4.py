@@ -18,23 +18,24 @@ from nat_lib.report import figures5, tables
 from nat_lib.report.figures6 import WEIGHT_MARKERS
 from nat_lib.report.style import GREY, thesis_style
 from nat_lib.report.tables import grey, styled
-from nat_lib.results import chapter4, chapter5
-from nat_lib.results.chapter4 import (
-    ALL,
+from nat_lib.results import chapter4
+from nat_lib.results.changes import ALL
+from nat_lib.results.chapter4 import EXIT_COLUMNS, FOUR, SINGLE
+from nat_lib.results.frames import one_dataset
+from nat_lib.results.names import AEP_DATASETS as DATASETS
+from nat_lib.results.names import (
     COMPARISONS,
-    DATASETS,
-    EXIT_COLUMNS,
-    FOUR,
+    CONFIGS,
+    MISSING,
+    MODES,
     NETWORKS,
+    NOT_RUN,
     SCENARIOS,
-    SINGLE,
+    name_of,
 )
-from nat_lib.results.chapter6 import name_of
-from nat_lib.results.claims import CONSTANTS, MISSING, MODES, printed
-from nat_lib.results.stats import NOT_RUN
+from nat_lib.results.printed import printed
 
 STARRED = tuple(f"{mode}*" for mode in MODES)
-CONFIGS = CONSTANTS["CONFIGS"]
 EXITS = tuple(f"exit {i}" for i in range(1, FOUR + 1))
 SCENARIO_COLOURS = dict(
     zip(SCENARIOS, ("#33668F", "#66B2CC", "#B8451F", "#EBA53C"), strict=True)
@@ -86,7 +87,7 @@ def provenance(found):
     """One line on where numbers come from: profile, data sets, networks, seeds, sizes, first
     weights; HTML.
 
-    found : `results4.runs4`
+    found : `chapter4.trainings`
     """
     if found.empty:
         return f"No finished run: {NOT_RUN}."
@@ -307,7 +308,7 @@ def table_exits(exits, dataset=None, caption=""):
     exits : `results4.exit_accuracies`, of which one data set is shown.  A row is the mean over
             seeds; bold is what every seed kept, and what each of them kept stands behind
     """
-    rows = chapter5.one_dataset(exits, dataset)
+    rows = one_dataset(exits, dataset)
     title = "<b>Exits</b>, test top-1 (%) of each exit alone, of all together, and of those that pruning kept (bold)"
     if rows.empty:
         return styled(pd.DataFrame({"": [NOT_RUN]}), title).hide(axis="index")
@@ -339,7 +340,7 @@ def table_output_weights(rows, dataset=None, caption=""):
 
     rows : `results4.output_weights`, of which one data set is shown; the mean over seeds
     """
-    rows = chapter5.one_dataset(rows, dataset)
+    rows = one_dataset(rows, dataset)
     title = "<b>Output weights</b>, test top-1 (%) of the same exits with other votes; optimal: on the validation split"
     if rows.empty:
         return styled(pd.DataFrame({"": [NOT_RUN]}), title).hide(axis="index")
@@ -402,7 +403,7 @@ def fig_subsets(subsets, dataset=None, cost="macs_tp"):
     subsets : `results4.subsets`, of which one data set and the first seed are shown.  Lines: the
               exact Pareto front of every mode;  stars: what pruning chose
     """
-    rows = chapter5.one_dataset(subsets, dataset)
+    rows = one_dataset(subsets, dataset)
     if rows.empty:
         return figures5.empty_panel(f"Subsets of exits: {NOT_RUN}")
     rows = rows[rows.seed == rows.seed.min()]

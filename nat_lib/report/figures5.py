@@ -10,10 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from nat_lib.report.style import COLOURS, EXIT_COLOURS, GREY, thesis_style
-from nat_lib.results import claims
-from nat_lib.results.chapter5 import TEACHERS
-from nat_lib.results.claims import printed
-from nat_lib.results.stats import NOT_RUN
+from nat_lib.results.names import NOT_RUN, TEACHERS, WIDTHS
+from nat_lib.results.printed import printed
 
 STEPS = {
     "ER": "Resolution",
@@ -164,7 +162,7 @@ def best_bars(cells):
     end = cells[(cells.step == "EW") & (cells.stat == "best")]
     names = in_order(end.supernet)
     fig, axes = panel_grid(2, 2, (5.0, 3.0), sharey=True)
-    for ax, width in zip(axes, claims.CONSTANTS["WMS"], strict=True):
+    for ax, width in zip(axes, WIDTHS, strict=True):
         for i, name in enumerate(names):
             for side, teacher in ((-0.2, "fixed"), (0.2, "pet")):
                 cell = end[

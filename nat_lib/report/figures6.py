@@ -19,10 +19,25 @@ from matplotlib.ticker import MaxNLocator
 from nat_lib.report import figures5, tables
 from nat_lib.report.style import COLOURS, EXIT_COLOURS, GREY, thesis_style
 from nat_lib.report.tables import grey, styled
-from nat_lib.results import chapter5, chapter6
-from nat_lib.results.chapter6 import EXITS, MAIN, OTHERS, PHASES, POSTS, SUBNET, name_of
-from nat_lib.results.claims import CONSTANTS, MISSING, NAT_SUPERNETS, OBJECTIVES, binomial_se
-from nat_lib.results.stats import NOT_RUN
+from nat_lib.results import chapter6
+from nat_lib.results.chapter6 import SUBNET
+from nat_lib.results.frames import one_dataset
+from nat_lib.results.names import (
+    CONSTANTS,
+    DATASETS,
+    EXITS,
+    MAIN,
+    MISSING,
+    NAT_SUPERNETS,
+    NOT_RUN,
+    OBJECTIVES,
+    OTHERS,
+    PHASES,
+    POSTS,
+    name_of,
+)
+from nat_lib.results.printed import printed_value
+from nat_lib.results.stats import binomial_se
 
 UNITS = {"params": "parameters (M)", "macs": "MACs (M)", "latency": "latency (ms)"}
 WORDS = {"acc": "accuracy", "params": "parameters", "macs": "MACs", "latency": "latency"}
@@ -92,7 +107,7 @@ def table_predictors(fits, n_train=None):
     Mean over all repetitions and the half width of its 95 % confidence interval; seconds to fit and
     predict.
     """
-    fits = chapter5.one_dataset(fits)
+    fits = one_dataset(fits)
     n_train, columns = _samples(fits, n_train), {}
     for metric, digits in (("spearman", 3), ("rmse", 2), ("seconds", 2)):
         means = chapter6.predictor_means(fits[fits.n_train == n_train], metric)
@@ -396,7 +411,7 @@ def _fronts(versions, rows, columns, dataset=None, size=(2.7, 2.15), diamonds=tu
                phase 1 are shown
     returns  : figure, {(i, j): axes}
     """
-    paper = points_printed([dataset] if dataset else tables.DATASETS.values(), diamonds)
+    paper = points_printed([dataset] if dataset else DATASETS.values(), diamonds)
     fig, axes = _grid(
         rows,
         columns,
@@ -471,8 +486,8 @@ def points_printed(datasets, supernets):
             | {
                 "dataset": d,
                 "post": "printed",
-                "top1": chapter6.printed_value("nat.best_top1", **dims),
-                "second": chapter6.printed_value("nat.second_of_best", **dims),
+                "top1": printed_value("nat.best_top1", **dims),
+                "second": printed_value("nat.second_of_best", **dims),
             }
         )
     return pd.DataFrame(rows).dropna()
@@ -497,7 +512,7 @@ DIAMOND = Line2D(
 
 def _datasets(frame, thesis):
     """Names in data.py: those of the thesis, then the ones that only we ran."""
-    known = [tables.DATASETS[name] for name in thesis]
+    known = [DATASETS[name] for name in thesis]
     return known + [d for d in sorted(set(frame.dataset)) if name_of(d) not in (*MAIN, *OTHERS)]
 
 
@@ -511,7 +526,7 @@ def _objectives(frame):
 
 def _predictor_means(fits, **where):
     """Means over the repetitions of one data set, where every repetition could be fitted."""
-    means = chapter6.predictor_means(_rows_of(chapter5.one_dataset(fits), where))
+    means = chapter6.predictor_means(_rows_of(one_dataset(fits), where))
     return means[means["mean"].notna()]
 
 
@@ -696,7 +711,7 @@ def fig_6_8(versions):
     here = versions[
         (versions.phase == 1) & (versions.post == "none") & versions.supernet.isin(NAT_SUPERNETS)
     ]
-    names = [tables.DATASETS[name] for name in OTHERS]
+    names = [DATASETS[name] for name in OTHERS]
     here = here[here.dataset.isin(names)]
     if here.empty:
         return figures5.empty_panel(f"Figure 6.8, phase 1 on the other data sets: {NOT_RUN}")
@@ -755,7 +770,7 @@ def fig_6_11(versions):
         for group, (phase, style) in lines.items():
             ax.autoscale(axis="y")
             ax.axhline(
-                chapter6.printed_value(
+                printed_value(
                     "nat.headline_top1",
                     dataset=name_of(rows[i]["dataset"]),
                     group=group,
@@ -804,7 +819,7 @@ def fig_6_6(posts):
     """
     rows = [{"objectives": o} for o in CONSTANTS["BI_OBJECTIVES"]]
     columns = [{"supernet": s} for s in NAT_SUPERNETS]
-    grid = chapter5.one_dataset(
+    grid = one_dataset(
         posts[
             (posts.study == "grid")
             & posts.supernet.isin(NAT_SUPERNETS)
@@ -990,7 +1005,7 @@ def hypervolume_curves(iterations, dataset=None):
     compare the shapes, not the heights. The weights move while the search goes on, so a curve may
     fall.
     """
-    here = chapter5.one_dataset(iterations, dataset)
+    here = one_dataset(iterations, dataset)
     if here.empty:
         return figures5.empty_panel(f"Hypervolume curves: {NOT_RUN}")
     rows, columns = [{"phase": p} for p in PHASES], [{"objectives": o} for o in _objectives(here)]
@@ -1017,7 +1032,7 @@ def predictor_quality(iterations, dataset=None):
     Mean over objectives and seeds of a supernet; band: its standard error. Few candidates make rho
     coarse.
     """
-    here = chapter5.one_dataset(iterations, dataset)
+    here = one_dataset(iterations, dataset)
     if here.empty:
         return figures5.empty_panel(f"Predictor quality: {NOT_RUN}")
     phases = sorted(set(here.phase))
@@ -1052,7 +1067,7 @@ def archive_shift(iterations, phase=None, objectives=None, dataset=None):
     phase, objectives : default the last phase and accuracy & parameters, or what was run
     Band: standard error over seeds; for one seed that of a share among the subnets of the archive.
     """
-    here = chapter5.one_dataset(iterations, dataset)
+    here = one_dataset(iterations, dataset)
     if here.empty:
         return figures5.empty_panel(f"Shift of the archive: {NOT_RUN}")
     phase = max(here.phase) if phase is None else phase

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image as Picture
 
 from nat_lib import files
-from nat_lib.results.claims import printed
+from nat_lib.results.printed import printed
 
 # One colour per supernet, everywhere: single-exit cool, early-exit warm (the muted scheme of Paul
 # Tol, safe for all common kinds of colour blindness).
@@ -28,7 +28,7 @@ COLOURS = {
     "EE_DP": "#882255",
 }
 EXIT_COLOURS = plt.get_cmap("viridis")
-GREY, PAPER = "#8a8a8a", "tiny_imagenet"
+GREY = "#8a8a8a"
 DPI, SHOWN = 130, 96  # pixels per inch of a saved figure, and as a notebook shows it
 STYLE = {
     "font.size": 8.5,

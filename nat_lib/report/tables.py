@@ -15,9 +15,8 @@ from nat_lib import files
 from nat_lib.data.catalogue import BY_THESIS as DATASETS
 from nat_lib.report.figures5 import STEPS
 from nat_lib.report.style import GREY
-from nat_lib.results.chapter5 import TEACHERS
-from nat_lib.results.claims import MISSING, printed
-from nat_lib.results.stats import NOT_RUN
+from nat_lib.results.names import DATASETS, MISSING, NOT_RUN, TEACHERS
+from nat_lib.results.printed import printed
 
 
 def provenance(results):

@@ -1,21 +1,12 @@
 """What the supernets of chapter 5 reached, as frames."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
-from nat_lib import files
-from nat_lib.errors import Refusal
-from nat_lib.report.style import PAPER
-from nat_lib.results import claims
-from nat_lib.results.claims import printed
-from nat_lib.results.stats import NOT_JUDGED, NOT_RUN
-
-TEACHERS = {"fixed": "fixed", "pet": "progressive"}
-
-
-# ------------------------------------------------------------------------------ what the cells left
+from nat_lib.results import stats
+from nat_lib.results.frames import load, metrics_of, one_dataset, params_of, picked
+from nat_lib.results.names import RUN_ON, TEACHERS
+from nat_lib.results.printed import printed, table_5_3_5_4
 
 PHASE_COLUMNS = [
     "dataset",
@@ -43,94 +34,76 @@ PHASE_COLUMNS = [
     "batch_size",
     "seconds",
     "profile",
+    "differs",
     "folder",
 ]
 
 
-def eps_phases(out):
+def eps_phases(out, dataset=None) -> pd.DataFrame:
     """One row per finished phase of extended progressive shrinking under the folder `out`, e.g.
     outputs/smoke.
 
     `last`: the phase ends its step, so it enters Tables 5.3 and 5.4. `teacher` is "any" where it
-    cannot matter. An output folder without such cells gives an empty frame.
+    cannot matter. A phase that Table 5.2 does not have is a step of its own, and its last. An
+    output folder without such cells gives an empty frame.
     """
     table = printed("table_5_2")
-    step, last = (
-        dict(zip(table.phase, table.step, strict=True)),
-        set(table.groupby("step").phase.last()),
+    steps = dict(zip(table.phase, table.step, strict=True))
+    ends = {*table.groupby("step").phase.last()}
+    rows = picked(
+        load(out, "ofav2_eps", dataset),
+        {
+            **params_of("dataset", "seed", "supernet", "teacher", "phase", "profile"),
+            **metrics_of("avg", "best", "n", "n_full", where="metrics.grid"),
+            **metrics_of("n_test", "val_top1", "epochs", "steps", "seconds"),
+            **metrics_of("ensemble_top1", "exit_top1", where="metrics.teacher"),
+            **metrics_of("lr", "warmup", "subnets", "batch_size", where="params.recipe"),
+            "recipe_epochs": "params.recipe.epochs",
+            "wm": "params.width",
+            "differs": "differs",
+            "folder": "folder",
+        },
     )
-    rows = []
-    for path in sorted((Path(out) / "ofav2_eps").glob("*/*/*/report.json")):
-        report = files.read_json(path)
-        p, m = report["params"], report["metrics"]
-        teacher = m["teacher"] or {"ensemble_top1": np.nan, "exit_top1": []}
-        rows.append(
-            {
-                **{k: p[k] for k in ("dataset", "seed", "supernet", "teacher", "phase", "profile")},
-                **{k: m["grid"][k] for k in ("avg", "best", "n", "n_full")},
-                **{k: m[k] for k in ("n_test", "val_top1", "epochs", "steps", "seconds")},
-                **teacher,
-                **{k: p["recipe"][k] for k in ("lr", "warmup", "subnets", "batch_size")},
-                "recipe_epochs": p["recipe"]["epochs"],
-                "wm": str(float(p["width"])),
-                "step": step[p["phase"]],
-                "last": p["phase"] in last,
-                "folder": path.parent,
-            }
-        )
-    return pd.DataFrame(rows, columns=PHASE_COLUMNS)
+    return rows.assign(
+        wm=[str(float(width)) for width in rows.wm],
+        step=[steps.get(phase, phase) for phase in rows.phase],
+        last=[phase in ends or phase not in steps for phase in rows.phase],
+        exit_top1=[top1 if isinstance(top1, list) else [] for top1 in rows.exit_top1],
+    )[PHASE_COLUMNS]
 
 
-def eps_results(out):
+def eps_results(out, dataset=None) -> pd.DataFrame:
     """The grid of every finished phase, tidy: one row per (data set, seed, width, supernet,
     teacher, phase, stat).
 
     Phases that the teacher cannot influence appear under both teachers, marked `shared`.
     """
-    phases = eps_phases(out).assign(shared=lambda f: f.teacher == "any")
+    phases = eps_phases(out, dataset).assign(shared=lambda f: f.teacher == "any")
     phases["teacher"] = phases.teacher.map(lambda t: list(TEACHERS) if t == "any" else [t])
-    keys = [
-        "dataset",
-        "seed",
-        "wm",
-        "supernet",
-        "teacher",
-        "phase",
-        "step",
-        "last",
-        "shared",
-        "n",
-        "n_full",
-        "n_test",
-        "profile",
-    ]
-    return (
-        phases.explode("teacher")
-        .melt(keys, ["avg", "best"], "stat", "top1")
-        .astype({"top1": float})
-    )
+    about = ["dataset", "seed", "wm", "supernet", "teacher", "phase", "step", "last", "shared"]
+    about += ["n", "n_full", "n_test", "profile", "differs"]
+    tidy = phases.explode("teacher").melt(about, ["avg", "best"], "stat", "top1")
+    return tidy.astype({"top1": float})
 
 
-def eps_cells(results, dataset=None):
-    """Every cell of Tables 5.3 and 5.4 with our value beside the printed one; one row per cell, 384
-    rows.
+def eps_cells(results, dataset=None) -> pd.DataFrame:
+    """Every place of Tables 5.3 and 5.4 with our value beside the printed one; one row each, 384
+    rows, and after them what was run and the tables do not have.
 
     dataset     : whose results (may be left out when there is only one)
     ours        : mean over the seeds, in per cent;  seeds: how many;  difference: ours - printed
     uncertainty : standard deviation over seeds; for one seed the binomial standard error of the
                   test split
-    noise       : standard deviation of `ours` as an estimate (see claims.py);  by_seed: {seed:
-                  value} behind it
-    verdict     : "reproduced" within 1.5 points or twice the combined noise of ours and of the
-                  printed value, else "above" or "below"; only on Tiny ImageNet at the paper profile
-                  with the whole grid of subnets scored
+    noise       : standard deviation of `ours` as an estimate;  by_seed: {seed: value} behind it
+    verdict     : `stats.verdicts`; judged only on Tiny ImageNet, made as the thesis made it, with
+                  the whole grid of subnets scored.  X: the supernet does not have the step
     """
-    cells = pd.concat([printed("table_5_3"), printed("table_5_4")], ignore_index=True)
+    cells = table_5_3_5_4()
     cells["printed"] = cells.pop("top1_pct").replace("", None).astype(float)
     keys = ["wm", "supernet", "teacher", "step", "stat"]
     results = one_dataset(results, dataset)
     table = results[results["last"].astype(bool)].assign(
-        comparable=lambda r: (r.dataset == PAPER) & (r.profile == "paper") & (r.n == r.n_full)
+        comparable=lambda r: (r.dataset == RUN_ON["eps"]) & (r.differs == "") & (r.n == r.n_full)
     )
     found = table.groupby(keys, as_index=False).agg(
         ours=("top1", "mean"),
@@ -142,34 +115,20 @@ def eps_cells(results, dataset=None):
         shared=("shared", "all"),
         comparable=("comparable", "all"),
     )
-    found["by_seed"] = claims.by_seed(found, table, keys, "top1")
+    found["by_seed"] = stats.by_seed(found, table, keys, "top1")
     cells = cells.drop(columns="bold_in_text").merge(found, how="left", on=keys)
+    places = pd.MultiIndex.from_frame(cells[keys])
+    others = found[~pd.MultiIndex.from_frame(found[keys]).isin(places)]
+    if len(others):
+        cells = pd.concat([cells, others.assign(applicable="1")], ignore_index=True)
     cells[["shared", "comparable"]] = cells[["shared", "comparable"]] == True  # noqa: E712  (missing is not true)
-    single = cells.seeds == 1
-    error = [claims.binomial_se(t, n) for t, n in zip(cells.ours, cells.n_test, strict=True)]
-    cells["uncertainty"] = cells.sd.where(~single, error)
-    cells["noise"] = (cells.sd / np.sqrt(cells.seeds)).where(
-        ~single, np.hypot(error, claims.run_to_run_sd())
+    several = cells.seeds > 1
+    error = stats.binomial_se(cells.ours, cells.n_test)
+    cells["uncertainty"] = np.where(several, cells.sd, error)
+    cells["noise"] = np.where(
+        several, cells.sd / np.sqrt(cells.seeds), stats.single_run_noise(cells.ours, cells.n_test)
     )
     cells["difference"] = cells.ours - cells.printed
-    tolerance = (2 * np.hypot(cells.noise, claims.run_to_run_sd())).clip(lower=claims.TOLERANCE)
-    cells["verdict"] = np.select(
-        [
-            cells.applicable == "0",
-            cells.ours.isna(),
-            ~cells.comparable,
-            cells.difference.abs() <= tolerance,
-            cells.difference > 0,
-        ],
-        ["X", NOT_RUN, NOT_JUDGED, "reproduced", "above"],
-        "below",
-    )
+    verdict = stats.verdicts(cells.ours, cells.printed, cells.noise, cells.comparable)
+    cells["verdict"] = np.where(cells.applicable == "0", "X", verdict)
     return cells.drop(columns="sd")
-
-
-def one_dataset(frame, dataset=None):
-    """The rows of one data set; which one must be said when there are several."""
-    names = sorted(frame.dataset.unique())
-    if dataset is None and len(names) > 1:
-        raise Refusal(f"there are results for {', '.join(names)}: name one of them as dataset")
-    return frame if dataset is None else frame[frame.dataset == dataset]

@@ -1,66 +1,62 @@
 """Which profile is the cheapest that can test a claim.
 
-A profile covers a value if a run of it, on the data set that the value names, would measure it.
-What a claim asks for is read off its rule; a claim that quotes the thesis's numbers needs the
-thesis's sizes as well.
+A profile covers a value if a run of it would measure it, on the data sets that it runs. What a
+claim asks for is read off its rule; a claim that quotes the thesis's numbers needs the thesis's
+sizes as well.
 """
 
-from nat_lib.results import claims
-from nat_lib.results.chapter6 import name_of
-from nat_lib.results.claims import printed
-from nat_lib.run import params
+from nat_lib.results.advantages import FEWEST_DATASETS
+from nat_lib.results.claims import quotes
+from nat_lib.results.comparable import PROFILE
+from nat_lib.results.names import NAT_SUPERNETS, name_of
+from nat_lib.results.printed import printed
+from nat_lib.results.rules import evaluate
+from nat_lib.results.stores import STRUCTURE
+from nat_lib.results.values import Store
 from nat_lib.search.predictors import PREDICTORS
 
-SIZES = ("smoke", "laptop", "paper")  # cheapest first
-COMPARABLE = "paper"  # the one at the sizes of the thesis
-EVERYWHERE = (
-    "eps.subnets_tested",
-    "nat.depth_share",
-)  # from the code's structures, in every profile
+SIZES = ("smoke", "laptop", "paper")  # the shipped profiles that run studies, cheapest first
 ITS_OWN = "a run of its own"
 
 
-def cheapest(rows=None):
-    """{id of a claim: "smoke" | "laptop" | "paper", with the number of data sets if there are
-    several; or why none}.
+def cheapest(profiles: dict, rows=None) -> dict[str, str]:
+    """{id of a claim: name of the cheapest profile that can test it, ITS_OWN, or "" for a claim
+    without a rule}.
 
-    rows : of reference/claims.csv; default all
+    profiles : {name: parameters}, cheapest first, such as `run.params.load_profile` of SIZES
+    rows     : of reference/claims.csv; default all
     """
-    profiles, rows = (
-        {name: params.load_profile(name) for name in SIZES},
-        printed("claims") if rows is None else rows,
-    )
+    rows = printed("claims") if rows is None else rows
     return {claim.id: _cheapest(claim, profiles) for claim in rows.itertuples()}
 
 
 def _cheapest(claim, profiles):
     if not claim.rule:
         return ""
-    tree = claims.parse(claim.rule)
-    _, wanted = claims.asked(tree, claims.Store())
-    if all(metric in EVERYWHERE for metric, _ in wanted):
-        return SIZES[0]
-    names = [COMPARABLE] if claims.quotes(claim, tree) else SIZES
-    fits = [name for name in names if all(covers(profiles[name], *value) for value in wanted)]
-    sets = {
-        dims["dataset"]
-        for metric, dims in wanted
-        if "dataset" in dims and not metric.startswith("aep.")
-    }
-    return (fits[0] + (f", {len(sets)} data sets" if len(sets) > 1 else "")) if fits else ITS_OWN
+    outcome = evaluate(claim.rule, Store())
+    if all(metric in STRUCTURE for metric, _ in outcome.missing):
+        return next(iter(profiles))
+    names = [PROFILE] if quotes(claim, outcome) else list(profiles)
+    for name in names:
+        if all(covers(profiles[name], *value) for value in outcome.missing):
+            return name
+    return ITS_OWN
 
 
-def covers(profile, metric, dims):
-    """Would a run of this profile, on the data set that `dims` may name, measure this value?"""
-    return metric in EVERYWHERE or FAMILIES[metric.split(".")[0]](profile, metric, dims)
+def covers(profile, metric, dims) -> bool:
+    """Would a run of this profile measure this value?"""
+    return metric in STRUCTURE or FAMILIES[metric.split(".")[0]](profile, metric, dims)
+
+
+def targets(profile) -> list[str]:
+    """The data sets of chapter 6 that a profile runs, as the thesis writes them."""
+    found = profile.get("targets") or [profile["target"]]
+    return [name_of(name) for name in found]
 
 
 def _aep(profile, metric, dims):
-    scenarios = (
-        dims["comparison"].split(" vs ")
-        if "comparison" in dims
-        else [s for s in [dims.get("scenario")] if s]
-    )
+    scenarios = dims.get("comparison", dims.get("scenario"))
+    scenarios = scenarios.split(" vs ") if scenarios else []
     sets = map(name_of, profile["aep_datasets"])
     return (
         set(scenarios) <= set(profile["aep_scenarios"])
@@ -76,15 +72,19 @@ def _eps(profile, metric, dims):
 def _nat(profile, metric, dims):
     if metric == "nat.duration_ratio":
         return any(profile["searches"].values()) and profile["adaptation_epochs"] > 1
+    if dims.get("dataset") not in (None, *targets(profile)):
+        return False
+    if metric == "nat.gain_vs_classes_spearman" and len(targets(profile)) < FEWEST_DATASETS:
+        return False
     post = dims.get("post", "none") != "none" or metric in ("nat.post_gain", "nat.ens_win_share")
     searches = profile["post_searches" if post else "searches"]
-    phases = (
-        [dims["phase"]]
-        if "phase" in dims
-        else [phase for phase, wanted in searches.items() if wanted]
-    )
-    if metric == "nat.phase_gain":  # against the phase before
+    phases = [phase for phase, wanted in searches.items() if wanted]
+    if "phase" in dims:
+        phases = [dims["phase"]]
+    if metric == "nat.phase_gain":  # against the phase before, over all of NAT_SUPERNETS
         phases = [str(int(dims["phase"]) - 1), dims["phase"]]
+        if not all(set(NAT_SUPERNETS) <= set(profile["nat_supernets"][p]) for p in phases):
+            return False
     return bool(phases) and all(
         searches.get(phase)
         and profile["nat_supernets"].get(phase)
@@ -95,15 +95,16 @@ def _nat(profile, metric, dims):
 
 
 def _post(profile, metric, dims):
+    if dims.get("dataset") not in (None, *targets(profile)):
+        return False
     phases = [phase for phase, wanted in profile["post_searches"].items() if wanted]
     families = {
         "EE" if name.startswith("EE") else "SE"
-        for p in phases
-        for name in profile["nat_supernets"][p]
+        for phase in phases
+        for name in profile["nat_supernets"][phase]
     }
-    studied = (
-        bool(profile["post_searches"].get("1")) or metric != "post.mean_top1"
-    )  # strategies: phase 1
+    grid = bool(profile["post_searches"].get("1"))  # strategies are compared on phase 1
+    studied = grid or metric != "post.mean_top1"
     return studied and bool(phases) and dims.get("family") in (None, *families)
 
 

@@ -1,0 +1,136 @@
+"""The names that the thesis uses, in its order: what its tables list and what its claims loop over.
+
+A name that the thesis does not have is never dropped: `extended` and `ranks` put it last.
+"""
+
+MODES = ("DESC", "ASC", "MIX", "UNIF")  # weights of the exits, thesis Table 4.2
+CONFIGS = (*MODES, *(f"{mode}*" for mode in MODES))  # starred: pruned to its best subset of exits
+SCENARIOS = ("TR-224", "TR-64", "FT-224", "FT-64")
+COMPARISONS = ("FT-224 vs TR-224", "FT-64 vs TR-64", "TR-224 vs TR-64", "FT-224 vs FT-64")
+NETWORKS = (
+    "ResNet50",
+    "VGG16",
+    "VGG16full",
+    "DenseNet169",
+    "MobileNetV3Small",
+    "MobileNetV3Smallfull",
+    "EfficientNetB5",
+    "EfficientNetB5full",
+)
+AEP_DATASETS = ("CIFAR-10", "CIFAR-100", "EuroSAT", "FashionMNIST", "GTSRB", "Tiny ImageNet")
+
+WIDTHS = ("1.0", "1.2")
+TEACHERS = {"fixed": "fixed", "pet": "progressive"}  # as the thesis's tables write them
+STEPS = ("ER", "EKS", "EL", "EX", "ED", "EW")
+STATS = ("avg", "best")
+NAT_SUPERNETS = ("BASE", "SE_D", "EE_B", "EE_D")  # of all phases of NATv2
+SUPERNETS = (*NAT_SUPERNETS, "SE_P", "SE_DP", "EE_P", "EE_DP")
+EXITS = ("EE_B", "EE_D")  # the early-exit supernets of NATv2
+
+MAIN = ("CIFAR-10", "CIFAR-100", "Tiny ImageNet")
+OTHERS = (
+    "CINIC-10",
+    "STL-10",
+    "Food-101",
+    "Stanford Cars",
+    "FGVC Aircraft",
+    "DTD",
+    "Oxford-IIIT Pets",
+    "Oxford Flowers102",
+)
+OBJECTIVES = ("acc", "acc+params", "acc+macs", "acc+latency")
+PHASES = (1, 2, 3, 4)  # versions: 1 is NAT, 2 to 4 lead to NATv2
+POSTS = ("none", "std", "ens")  # as found, standard and AEP-based post-processing
+OPTIMIZERS = ("SGD", "AdamW", "Ranger")
+PREDICTORS = (
+    "RBF",
+    "RBFs",
+    "MLP",
+    "E2EPP",
+    "CARTS",
+    "GP",
+    "SVR",
+    "Ridge",
+    "KNN",
+    "BayesianRidge",
+    "LGBM",
+    "CatBoost",
+)
+CORRELATIONS = ("spearman", "pearson", "kendall")
+PREDICTOR_SUPERNETS = ("BASE", "EE_B", "SE_P")
+
+# What a rule of reference/claims.csv may name.
+CONSTANTS = {
+    "SCENARIOS": SCENARIOS,
+    "MODES": MODES,
+    "CONFIGS": CONFIGS,
+    "NETWORKS": NETWORKS,
+    "DATASETS": AEP_DATASETS,
+    "COMPARISONS": COMPARISONS,
+    "WMS": WIDTHS,
+    "TEACHERS": tuple(TEACHERS),
+    "STATS": STATS,
+    "STEPS": STEPS,
+    "SUPERNETS": SUPERNETS,
+    "NAT_SUPERNETS": NAT_SUPERNETS,
+    "NAT_DATASETS": MAIN,
+    "OTHER_DATASETS": OTHERS,
+    "OBJECTIVES": OBJECTIVES,
+    "BI_OBJECTIVES": OBJECTIVES[1:3],
+    "PREDICTORS": PREDICTORS,
+    "PRED_SUPERNETS": PREDICTOR_SUPERNETS,
+    "OPTIMIZERS": OPTIMIZERS,
+}
+
+MISSING = "\N{EN DASH}"  # stands where the thesis prints nothing
+NOT_RUN = "not run in this profile"
+NOT_JUDGED = "other data set or size: shown, not judged"
+NOT_PRINTED = "nothing printed"
+
+# name in the thesis: name in the table of data sets
+DATASETS = {
+    "Tiny ImageNet": "tiny_imagenet",
+    "CINIC-10": "cinic10",
+    "CIFAR-10": "cifar10",
+    "CIFAR-100": "cifar100",
+    "STL-10": "stl10",
+    "Food-101": "food101",
+    "Stanford Cars": "cars",
+    "FGVC Aircraft": "aircraft",
+    "DTD": "dtd",
+    "Oxford-IIIT Pets": "pets",
+    "Oxford Flowers102": "flowers102",
+    "EuroSAT": "eurosat",
+    "FashionMNIST": "fashion_mnist",
+    "GTSRB": "gtsrb",
+}
+THESIS_NAMES = {ours: thesis for thesis, ours in DATASETS.items()}
+# study: the data set on which the thesis runs it
+RUN_ON = {
+    "eps": "tiny_imagenet",
+    "predictors": "cifar10",
+    "strategies": "cifar100",
+    "phases": "cifar100",  # Figure 6.9
+}
+
+
+def name_of(dataset):
+    """A data set as the thesis writes it; one that the thesis does not use keeps its own name."""
+    return THESIS_NAMES.get(dataset, dataset)
+
+
+def extended(names, found):
+    """The thesis's names in their order, then those of `found` that it does not have, as a list."""
+    return [*dict.fromkeys([*names, *found])]
+
+
+def in_thesis_order(datasets):
+    """The different ones of some data sets, those of the thesis first and in its order, a list."""
+    found = set(datasets)
+    known = [DATASETS[name] for name in (*MAIN, *OTHERS) if DATASETS[name] in found]
+    return extended(known, sorted(found))
+
+
+def ranks(*names):
+    """{name: place} of several lists after one another; the places of unknown names come last."""
+    return {name: place for place, name in enumerate(dict.fromkeys(names))}
