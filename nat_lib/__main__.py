@@ -19,6 +19,13 @@ def _job(argv: list[str]) -> int:
     return server.ask(argv[0], os.getcwd())
 
 
+def _cell(argv: list[str]) -> int:
+    """one phase, one search or one training by itself"""
+    from nat_lib.run import cell
+
+    return cell.main(argv)
+
+
 def _search(argv: list[str]) -> int:
     """one search of chapter 6, on one process or with torchrun on several"""
     from nat_lib.studies import searches
@@ -33,11 +40,28 @@ def _export(argv: list[str]) -> int:
     return write.main(argv)
 
 
+def _pack(argv: list[str]) -> int:
+    """finished results without weights as one archive, for ./run_all.sh --show"""
+    from nat_lib.run import pack
+
+    return pack.main(argv)
+
+
+def _gauge(argv: list[str]) -> int:
+    """how large the library is, in syntax-tree nodes and lines"""
+    from nat_lib.run import gauge
+
+    return gauge.main(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "job": _job,
+    "cell": _cell,
     "search": _search,
     "export": _export,
+    "pack": _pack,
+    "gauge": _gauge,
 }
 
 

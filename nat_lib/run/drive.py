@@ -1,6 +1,7 @@
 """What run_all.sh does once its environment stands: options, plan, run what is left, tell."""
 
 import importlib.util
+import os
 import signal
 import sys
 import time
@@ -9,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nat_lib.data.catalogue import DATASETS
+from nat_lib.data.shown import FOLDER
 from nat_lib.errors import Refusal
-from nat_lib.run import engine, options, params, tell
+from nat_lib.files import ROOT
+from nat_lib.run import engine, options, pack, params, tell
 from nat_lib.run.jobs import NOTEBOOKS, Job, due, outputs_folder, plan_jobs
 from nat_lib.run.params import Values
 
@@ -79,6 +82,8 @@ def drive(argv: list[str]) -> int:
         print(f"Environment ready: {sys.executable}")
         return 0
     check_executor(chosen.executor)
+    if chosen.show:
+        return _show(chosen)
     changed = overrides(chosen)
     sizes = params.load_profile(chosen.profile, changed)
     out = outputs_folder(sizes, chosen.out and _resolved("--out", chosen.out))
@@ -87,6 +92,23 @@ def drive(argv: list[str]) -> int:
     if chosen.dry_run:
         _list(jobs, out, said)
         return 0
+    return _finish(jobs, out, chosen, said)
+
+
+def _show(chosen: Namespace) -> int:
+    """Redraw all notebooks from an archive of results; nothing is trained."""
+    archive = _resolved("--show", chosen.show)
+    out = ROOT / "outputs" / pack.folder_for(archive)
+    if chosen.out:
+        out = _resolved("--out", chosen.out)
+    identity = pack.unpack(archive, out)
+    os.environ[FOLDER] = str(out)
+    jobs = pack.shown_jobs(out, identity, str(out))
+    return _finish(jobs, out, chosen, f"{archive.name}, shown in {tell.near(out)}")
+
+
+def _finish(jobs: Sequence[Job], out: Path, chosen: Namespace, said: str) -> int:
+    """Run what is left of the jobs; returns the exit code."""
     with engine.alone(out) as lock:
         left = due(jobs, out)
         engine.prepare(jobs, out, left)

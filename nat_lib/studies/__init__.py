@@ -4,11 +4,13 @@ A notebook `NN_<study>.ipynb` shows the study of that name; its parameters are t
 models. A new study is a row here, its two models, its parts and its work.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nat_lib.data.shown import FOLDER
 from nat_lib.studies import models, parts
 from nat_lib.studies.parts import Part
 
@@ -73,6 +75,11 @@ STUDIES = {
 
 
 def run(study: str, params: dict[str, Any], out: str | Path) -> None:
-    """Do (or find finished) all cells of a study that `params` name, under the folder `out`."""
+    """Do (or find finished) all cells of a study that `params` name, under the folder `out`.
+
+    Where results are only shown (`./run_all.sh --show`), nothing is done.
+    """
+    if os.environ.get(FOLDER):
+        return
     module, _, function = str(STUDIES[study].work).partition(":")
     getattr(import_module(module), function)(params, Path(out))

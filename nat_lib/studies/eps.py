@@ -8,6 +8,7 @@ KS).
 Source: OFAv2, arXiv:2302.01888; thesis 5.1.2 to 5.3, Table 5.2.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -147,7 +148,7 @@ def chain(params, supernet, width, teacher, seed, data, out):
         tail_scaling=params["tail_scaling"],
     )
     links = []
-    for i, phase in enumerate(phases_for(space, params.get("curriculum", "eps"))):
+    for i, phase in enumerate(phases_for(space, params["curriculum"])):
         kind = phase.teacher or teacher
         source = TEACHERS[kind].source
         taught_by = links[source(i, params["pet_lag"])] if i and source else None
@@ -164,7 +165,7 @@ def chain(params, supernet, width, teacher, seed, data, out):
             "space": space.to_dict(),
             "data": identity(data),
             "recipe": recipe_for(phase, params, kind),
-            "compile": params.get("compile", False),
+            "compile": params["compile"],
             "parent": parent and parent.cell.hash,
             "teacher_source": taught_by and taught_by.cell.hash,
             "profile": params["profile"],
@@ -178,7 +179,7 @@ def chain(params, supernet, width, teacher, seed, data, out):
 
 def selected(params):
     """(supernet, width, teacher, seed) of every cell chain that the profile runs."""
-    fixed = {p.teacher for p in CURRICULA[params.get("curriculum", "eps")]} - {None}
+    fixed = {p.teacher for p in CURRICULA[params["curriculum"]]} - {None}
     return [
         (supernet, float(width), teacher, seed)
         for width, supernets in params["supernets"].items()
@@ -393,8 +394,9 @@ def best_subnets(params, data, out):
     exact cost."""
     rows = []
     for supernet, width, teacher, seed in selected(params):
-        link = chain(params, supernet, width, teacher, seed, data, out)[-1]
-        grid = pd.read_csv(link.cell.path("grid.csv"))
+        last = phases_for(Space(supernet), params["curriculum"])[-1]
+        folder = Path(out) / STUDY / data.name / f"{supernet}_w{width}_s{seed}"
+        grid = pd.read_csv(folder / f"{teacher}-{last.name}" / "grid.csv")
         top = grid.loc[grid.top1.idxmax()]
         named = {"supernet": supernet, "width": width, "teacher": teacher, "seed": seed}
         rows.append(named | top.drop("loss").to_dict() | {"resolution": int(top.resolution)})
