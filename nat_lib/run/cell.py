@@ -6,8 +6,7 @@
     python -m nat_lib cell predictors --supernet BASE
     python -m nat_lib cell post --supernet EE_D --version 4 --objectives acc+macs
 
-A phase is preceded by those it starts from. The notebooks then find the cell finished; nothing is
-drawn.
+The notebooks then find the cell finished; nothing is drawn.
 """
 
 import json
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nat_lib.distill import TEACHERS
 from nat_lib.errors import Refusal
 from nat_lib.run.params import Values, assignments, load_params
 
@@ -27,13 +27,8 @@ def _eps(params: Values, given: Namespace, out: Path) -> list[Values]:
     from nat_lib.studies import eps
 
     data = eps.load_data(params)
-    links = eps.chain(params, given.supernet, given.width, given.teacher, given.seed, data, out)
-    names = [link.phase.name for link in links]
-    last = given.phase or names[-1]
-    if last not in names:
-        raise Refusal(f"--phase: {given.supernet} has {', '.join(names)}, not {last!r}")
-    wanted = links[: names.index(last) + 1]
-    return [eps.run_phase(link, data, params["workers"]) for link in wanted]
+    cell = given.supernet, given.width, given.teacher, given.seed
+    return eps.run(params, *cell, data, out, given.phase)
 
 
 def _aep(params: Values, given: Namespace, out: Path) -> list[Values]:
@@ -104,8 +99,8 @@ KINDS = {
         (
             SUPERNET,
             ("--width", {"type": float, "default": 1.0}),
-            ("--teacher", {"choices": ("fixed", "pet"), "default": "pet"}),
-            ("--phase", {"help": "the last one to train, such as ND2; default: all"}),
+            ("--teacher", {"choices": tuple(TEACHERS), "default": "pet"}),
+            ("--phase", {"help": "one of them, such as ND2, after those before it; default: all"}),
         ),
     ),
     "aep": Kind(
