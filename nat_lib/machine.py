@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def seed_all(seed):
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (libraries draw from it)
+
+
+def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+    """The generator of one purpose ("mutate", "subnets", ...) at these numbers (iteration, step).
+
+    It depends on nothing else, so work can be left and gone on with anywhere; and without the word
+    two purposes with the same numbers would draw the same.
+    """
+    return np.random.default_rng((seed, zlib.crc32(purpose.encode()), *numbers))
 
 
 def rng_state():
@@ -176,6 +186,11 @@ def _commit():
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return done.stdout.strip() or "unknown"
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache

@@ -17,6 +17,7 @@ from nat_lib.cells import open_cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.export import write
+from nat_lib.genotypes import from_text
 from nat_lib.report import shapes, style
 from nat_lib.run.jobs import plan_jobs
 from nat_lib.search.pareto import hypervolume
@@ -58,7 +59,7 @@ def test_every_archived_subnet_of_every_iteration_has_its_costs(out, points):
     archives = {p.parent: pd.read_csv(p) for p in out.glob("natv2_phases/*/*/archive.csv")}
     assert len(archives) == 4 and len(points) == sum(map(len, archives.values()))
     for folder, rows in points.groupby("folder"):
-        space, X = table.space_of(folder), searches.genotypes(rows.code)
+        space, X = table.space_of(folder), from_text(rows.code)
         archs, costs = space.decode(X), count(X, space, 5)
         assert [a.exit for a in archs] == rows.exit.tolist() and [
             a.width for a in archs
@@ -72,7 +73,7 @@ def test_every_archived_subnet_of_every_iteration_has_its_costs(out, points):
         assert (rows["last"] == rows.iteration.max()).all() and rows.search.nunique() == 1
     assert (
         table.arch_of(points.iloc[0])
-        == table.space_of(points.folder[0]).decode(searches.genotypes([points.code[0]]))[0]
+        == table.space_of(points.folder[0]).decode(from_text([points.code[0]]))[0]
     )
 
 

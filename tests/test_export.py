@@ -31,6 +31,7 @@ from nat_lib.exits import (
     leaves_at,
 )
 from nat_lib.export import layers, write
+from nat_lib.genotypes import from_text
 from nat_lib.run.params import load_params
 from nat_lib.studies import aep, searches, subsets, warmup
 from nat_lib.studies.post import POST, attached, run_posts
@@ -97,7 +98,7 @@ def out(tmp_path_factory, searching):
     # The deepest subnet is what gets post-processed, so that there are exits to attach.
     subnets = pd.read_csv(cell.path("subnets.csv"))
     archive = pd.read_csv(cell.path("archive.csv"))
-    exits = searches.genotypes(archive.code)[:, 2]
+    exits = from_text(archive.code)[:, 2]
     deepest = archive.code[exits.argmax()]
     assert exits.max() >= 2
     files.write_csv(
@@ -172,7 +173,7 @@ def test_a_searched_subnet_answers_as_the_search_scored_it(search, searching, tm
 
     _, data, _ = searching
     space = Space.from_dict(search.params["space"])
-    arch = space.decode(searches.genotypes([best.code]))[0]
+    arch = space.decode(from_text([best.code]))[0]
     nets = warmup.Supernets(space, 5)
     nets.load_state_dict(files.load_weights(search.path("supernets.safetensors")))
     same_answers(
@@ -180,8 +181,8 @@ def test_a_searched_subnet_answers_as_the_search_scored_it(search, searching, tm
     )
     card = layers.read_card(tmp_path / "subnet")
     assert (
-        searches.genotypes([card["origin"]["code"]]).tolist()
-        == searches.genotypes([best.code]).tolist()
+        from_text([card["origin"]["code"]]).tolist()
+        == from_text([best.code]).tolist()
     )
     costs = cost.count([arch], space, 5).iloc[0]
     assert card["costs"] == {key: costs[key] for key in ("params", "macs", "macs_tp")}
@@ -217,7 +218,7 @@ def described(out, method):
     report = files.read_json(post_cell(out, method) / "report.json")
     search = files.read_json(out / searches.STUDY / "digits_turned/EE_D_p1_acc+macs_s0/report.json")
     space = Space.from_dict(search["params"]["space"])
-    arch = space.decode(searches.genotypes([report["params"]["code"]]))[0]
+    arch = space.decode(from_text([report["params"]["code"]]))[0]
     exits, _, votes = attached(space, arch, method, report["params"]["weights"])
     network = Network(space, arch, 5, exits).eval()
     network.load_state_dict(files.load_weights(post_cell(out, method) / "network.safetensors"))

@@ -14,9 +14,10 @@ from nat_lib.arch import Space
 from nat_lib.cells import Cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
+from nat_lib.genotypes import as_text, from_text
 from nat_lib.search import distributions, objectives, strategies
 from nat_lib.search.archive import VERSIONS
-from nat_lib.studies import searches
+from nat_lib.studies import returned, scoring, searches
 from nat_lib.studies.models import Profile
 
 SUPERNETS = {1: "BASE", 4: "EE_D"}
@@ -65,7 +66,7 @@ def test_a_search_leaves_archives_candidates_and_returned_subnets(straight, sear
     ).all()
     assert (iterations.validation_seconds[1:] < iterations.seconds[1:]).all()
     space = Space.from_dict(report["params"]["space"])
-    X = searches.genotypes(archive.code)
+    X = from_text(archive.code)
     np.testing.assert_allclose(
         archive.macs, count(X, space, 5).macs_tp / 1e6
     )  # of the subnet that was scored
@@ -85,14 +86,12 @@ def test_a_search_leaves_archives_candidates_and_returned_subnets(straight, sear
 
 def test_the_weights_adapt_and_every_member_is_scored_again(straight):
     _, _, at = straight
-    memory = searches.Memory(Cell(at, "", "", {}), "evaluations").known
+    memory = scoring.Memory(Cell(at, "", "", {}), "evaluations").known
     archive = pd.read_csv(at / "archive.csv")
     space = Space.from_dict(files.read_json(at / "report.json")["params"]["space"])
     for number, rows in archive.groupby("iteration"):
-        for code, error in zip(
-            space.active(searches.genotypes(rows.code)), rows.error, strict=True
-        ):
-            assert 100 - memory[number, searches.code(code)]["val_top1"] == pytest.approx(error)
+        for code, error in zip(space.active(from_text(rows.code)), rows.error, strict=True):
+            assert 100 - memory[number, as_text(code)]["val_top1"] == pytest.approx(error)
     assert {version for version, _ in memory} == {0, 1, 2}
     losses = [
         [row["val_loss"] for (v, _), row in memory.items() if v == version] for version in (0, 2)
@@ -103,7 +102,7 @@ def test_the_weights_adapt_and_every_member_is_scored_again(straight):
 @pytest.mark.parametrize("straight", [1], indirect=True)
 def test_a_finished_search_is_only_read(straight, searching, monkeypatch):
     phase, out, at = straight
-    monkeypatch.setattr(searches, "evaluate", None)
+    monkeypatch.setattr(scoring, "evaluate", None)
     assert searched(searching, out, phase) == files.read_json(at / "report.json")
 
 
@@ -119,7 +118,7 @@ def test_a_killed_search_goes_on_and_ends_with_the_same_archive(
     straight, searching, tmp_path, monkeypatch, stop
 ):
     phase, _, at = straight
-    evaluate, tested, calls = evaluate_module.evaluate, searches.tested, []
+    evaluate, tested, calls = evaluate_module.evaluate, returned.tested, []
     first = 6 if phase == 1 else 12
     left = {"first archive": 3, "candidates": first + 1, "again": first + 4}.get(stop, 10**6)
     draws = iter(range(10**6))
@@ -136,15 +135,15 @@ def test_a_killed_search_goes_on_and_ends_with_the_same_archive(
         return sample(*args, **kwargs)
 
     sample = distributions.sample
-    monkeypatch.setattr(searches, "evaluate", dying)
+    monkeypatch.setattr(scoring, "evaluate", dying)
     if stop == "adaptation":
         monkeypatch.setattr(distributions, "sample", dying_draw)
     if stop == "test":
-        monkeypatch.setattr(searches, "tested", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(returned, "tested", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         searched(searching, tmp_path, phase)
     monkeypatch.setattr(distributions, "sample", sample)
-    monkeypatch.setattr(searches, "tested", tested)
+    monkeypatch.setattr(returned, "tested", tested)
     log = folder(tmp_path, phase) / "evaluations.0.jsonl"
     whole = log.read_text()
     log.write_text(whole + '{"version": 0, "code": "0 1')  # and the last line was cut short
@@ -157,7 +156,7 @@ def test_a_killed_search_goes_on_and_ends_with_the_same_archive(
     same = ["code", "returned", "val_top1", "test_top1", "test_loss", "params"]
     ours, theirs = (pd.read_csv(f / "subnets.csv")[same] for f in (folder(tmp_path, phase), at))
     pd.testing.assert_frame_equal(ours, theirs)
-    known = searches.Memory(Cell(at, "", "", {}), "evaluations").known
+    known = scoring.Memory(Cell(at, "", "", {}), "evaluations").known
     assert before < len(calls) + (stop == "test") and len(calls) == len(
         known
     )  # nothing was scored twice
@@ -177,8 +176,8 @@ def test_objectives_come_in_any_order_and_number(searching, tmp_path):
         "born",
     ]
     space = Space.from_dict(report["params"]["space"])
-    table = searches.block_table(space, 5, searching[1].device, tmp_path)
-    np.testing.assert_allclose(archive.latency, table.latency(searches.genotypes(archive.code)))
+    table = scoring.block_table(space, 5, searching[1].device, tmp_path)
+    np.testing.assert_allclose(archive.latency, table.latency(from_text(archive.code)))
     again = searched(searching, tmp_path, 1, "acc+macs+latency+params", iterations=1)
     assert again["hash"] == report["hash"]
 
@@ -205,7 +204,7 @@ def test_accuracy_alone_returns_the_most_accurate_subnet_and_latency_can_be_meas
         generations=2,
     )
     at = folder(tmp_path, 1, "acc+latency")
-    measured = searches.Memory(Cell(at, "", "", {}), "latencies").known
+    measured = scoring.Memory(Cell(at, "", "", {}), "latencies").known
     assert all(
         {"ms", "iqr", "runs", "device", "threads", "date"} <= set(row) for row in measured.values()
     )
@@ -229,8 +228,8 @@ def test_a_new_objective_is_one_row(searching, tmp_path, monkeypatch):
     assert report["params"]["objectives"] == "acc+macs+depth"
     at = folder(tmp_path, 1, "acc+macs+depth")
     archive, subnets = pd.read_csv(at / "archive.csv"), pd.read_csv(at / "subnets.csv")
-    np.testing.assert_array_equal(archive.depth, blocks(None, searches.genotypes(archive.code)))
-    np.testing.assert_array_equal(subnets.depth, 2 * blocks(None, searches.genotypes(subnets.code)))
+    np.testing.assert_array_equal(archive.depth, blocks(None, from_text(archive.code)))
+    np.testing.assert_array_equal(subnets.depth, 2 * blocks(None, from_text(subnets.code)))
     assert objectives.title("acc+depth") == "accuracy & depth"
     assert objectives.axis("depth") == "depth (blocks)"
 
@@ -247,7 +246,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_lost(searching, tmp_pat
         tmp_path / "log.0.jsonl", '{"version": 0, "code": "1", "val_top1": 3}\nnonsense\n'
     )
     with pytest.raises(Refusal, match=r"log\.0\.jsonl, line 2"):
-        searches.Memory(cell, "log")
+        scoring.Memory(cell, "log")
 
 
 @pytest.mark.parametrize("straight", [1], indirect=True)
@@ -365,10 +364,10 @@ def test_several_processes_share_the_archive_and_end_with_the_same_one(tiny_prof
     archive = pd.read_csv(at / "archive.csv")
     assert sum(shares) == 6 + 2 + 8 and min(shares) >= 6 and len(archive) == 14
     first = archive[archive.iteration == 0]
-    whole = searches.Memory(Cell(at, "", "", {}), "evaluations").known
+    whole = scoring.Memory(Cell(at, "", "", {}), "evaluations").known
     space = Space.from_dict(files.read_json(at / "report.json")["params"]["space"])
-    for code, error in zip(space.active(searches.genotypes(first.code)), first.error, strict=True):
-        assert 100 - whole[0, searches.code(code)]["val_top1"] == pytest.approx(error)
+    for code, error in zip(space.active(from_text(first.code)), first.error, strict=True):
+        assert 100 - whole[0, as_text(code)]["val_top1"] == pytest.approx(error)
 
 
 def test_the_command_line_refuses_in_one_line(tiny_profile, capsys):

@@ -674,3 +674,32 @@ def test_the_name_and_note_of_a_fallback_are_kept():
         )
     )[1]
     assert it.predictor == ("Ridge", "LGBM predicts a constant")
+
+
+# ------------------------------------------------------------------------------ degenerate ranges
+
+
+@pytest.mark.parametrize("M", [1, 2, 3, 4])
+@pytest.mark.parametrize("flat", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize("value", [0.0, 37.5])
+def test_objectives_that_do_not_vary_work(M, flat, value):
+    """A perfect archive, whose errors are all 0, and costs that all subnets share."""
+    formula = any_formula(EXITS, M)
+    for k in flat[:M]:
+        if k < M:
+            formula.table[..., k], formula.base[k] = 0, value
+    for version in (SMALL, SMALL._replace(policy="append")):
+        steps = formula.run(EXITS, version, QUICK)
+        assert all(0 < step.hypervolume <= 1 for step in steps)
+        assert (steps[0].reference > 0).all() and all(len(s.candidates) for s in steps[1:])
+    front = steps[-1].F[pareto.front(steps[-1].F)]
+    assert len(pareto.high_tradeoff(front, 4)) == min(4, len(front))
+
+
+def test_a_negative_objective_is_refused_before_anything_is_trained():
+    formula = any_formula(EXITS, 2)
+    formula.base[1] = -50
+    trained = []
+    with pytest.raises(Refusal, match=r"objective 1 is negative.*0 or more"):
+        formula.run(EXITS, SMALL, QUICK, adapt=lambda X, number: trained.append(number))
+    assert not trained

@@ -9,8 +9,9 @@ from nat_lib import arch, files
 from nat_lib import evaluate as evaluate_module
 from nat_lib.errors import Refusal
 from nat_lib.exits import MODES
+from nat_lib.genotypes import from_text
 from nat_lib.run.params import load_params
-from nat_lib.studies import predictors, searches
+from nat_lib.studies import predictors, scoring, searches
 from nat_lib.studies.post import post_selected, run_posts, settings
 
 SMALL = {
@@ -53,7 +54,7 @@ def test_the_study_scores_once_and_fits_every_predictor_on_the_same_sets(compare
         and fits.spearman.between(-1, 1).all()
     )
     assert not fits.duplicated(["predictor", "encoding", "size", "repeat"]).any()
-    monkeypatch.setattr(searches, "evaluate", None)  # another predictor needs no network
+    monkeypatch.setattr(scoring, "evaluate", None)  # another predictor needs no network
     report, _ = compared(predictors=["svr"])
     assert report["metrics"]["fits"] == 8
 
@@ -67,14 +68,14 @@ def test_a_killed_study_scores_only_what_is_left(compared, monkeypatch):
         calls.append(args)
         return evaluate(*args)
 
-    monkeypatch.setattr(searches, "evaluate", dying)
+    monkeypatch.setattr(scoring, "evaluate", dying)
     with pytest.raises(KeyboardInterrupt):
         compared()
-    monkeypatch.setattr(searches, "evaluate", lambda *args: calls.append(args) or evaluate(*args))
+    monkeypatch.setattr(scoring, "evaluate", lambda *args: calls.append(args) or evaluate(*args))
     _, home = compared()
     scores = pd.read_csv(home / "scores/scores.csv")
     space = arch.Space.from_dict(files.read_json(home / "scores/params.json")["params"]["space"])
-    assert len(calls) == len(np.unique(space.active(searches.genotypes(scores.code)), axis=0))
+    assert len(calls) == len(np.unique(space.active(from_text(scores.code)), axis=0))
 
 
 def test_the_settings_are_those_of_the_thesis():

@@ -23,6 +23,7 @@ from nat_lib.arch import Space
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.export import write
+from nat_lib.genotypes import from_text
 from nat_lib.report import figures5, figures6, shapes, tables
 from nat_lib.report.style import COLOURS, GREY, thesis_style
 from nat_lib.results import chapter6
@@ -31,7 +32,7 @@ from nat_lib.results.names import DATASETS, MISSING, name_of
 from nat_lib.results.printed import printed_value
 from nat_lib.results.stats import single_run_noise
 from nat_lib.search.pareto import front, high_tradeoff, hypervolume
-from nat_lib.studies.searches import RETURNED, genotypes
+from nat_lib.studies.returned import RETURNED
 
 AXES = {
     "val_top1": "validation top-1 (%)",
@@ -128,7 +129,7 @@ def _archive(folder, _changed):
             ["iteration", "code", "predicted", "error"]
         ]
         which, codes = pd.factorize(rows.code)
-        X = genotypes(codes)
+        X = from_text(codes)
         F = rows[["error", *p["objectives"].split("+")[1:]]].to_numpy(float)
     except (OSError, ValueError, KeyError):
         raise Refusal(
@@ -216,7 +217,7 @@ def space_of(folder):
 
 def arch_of(row):
     """The subnet of a row as an Arch."""
-    return space_of(row.folder).decode(genotypes([row.code]))[0]
+    return space_of(row.folder).decode(from_text([row.code]))[0]
 
 
 @lru_cache(maxsize=64)

@@ -34,6 +34,7 @@ from nat_lib.export.layers import (
     onnx_packages,
     read_card,
 )
+from nat_lib.genotypes import as_text, from_text
 
 # What knows supernets, searches and data sets is imported where a network is taken from a cell: who
 # only loads an export does without all of it.
@@ -519,7 +520,6 @@ def from_search(cell, code, folder, data=None):
     from nat_lib import cost, supernet
     from nat_lib.arch import Space
     from nat_lib.evaluate import recalibrate
-    from nat_lib.studies import searches
 
     cell = finished(cell, SEARCH)
     p, report, space = cell.params, cell.report(), Space.from_dict(cell.params["space"])
@@ -548,7 +548,7 @@ def from_search(cell, code, folder, data=None):
         f"{p['supernet']} subnet for {p['dataset']}",
         arch=arch,
         space=space,
-        code=searches.code(x),
+        code=as_text(x),
     )
     training = (
         f"{_found(space, arch, p)}. Its weights are those of the supernet after the search; its batch norms were "
@@ -823,10 +823,9 @@ def _origin(cell, title, **more):
 
 def _decoded(space, code):
     """(genotype (V,), Arch) of a genotype written as text."""
-    from nat_lib.studies import searches
 
     try:
-        X = searches.genotypes([code])
+        X = from_text([code])
     except ValueError:
         raise Refusal(
             f"code {code!r} is no genotype: give {space.n_var} whole numbers with blanks between, as in "
@@ -837,10 +836,9 @@ def _decoded(space, code):
 
 def _rows(space, frame, x):
     """The rows of a table whose code is the same subnet as the genotype x."""
-    from nat_lib.studies import searches
 
     return frame[
-        (space.active(searches.genotypes(frame.code)) == space.active(x[None])).all(axis=1)
+        (space.active(from_text(frame.code)) == space.active(x[None])).all(axis=1)
     ]
 
 

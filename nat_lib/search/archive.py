@@ -7,8 +7,6 @@ import numpy as np
 from nat_lib.errors import Refusal
 from nat_lib.search import pareto
 
-# What an iteration draws random numbers for; their order is part of the numbers.
-DRAWS = ("initial", "fit", "propose", "replace", "top", "mutate", "draw")
 TRIES = 20  # rounds of drawing again what was drawn already
 
 
@@ -73,12 +71,6 @@ class Iteration(NamedTuple):
     quality: Any = None  # rmse, pearson, spearman, kendall of predicted against measured
 
 
-def stream(seed, number, draw):
-    """The generator of one draw of an iteration, of (seed, number, draw) alone: iterations are
-    independent, and a resumed run is the same."""
-    return np.random.default_rng((seed, number, DRAWS.index(draw)))
-
-
 # -------------------------------------------------------------------------------------- the archive
 
 
@@ -114,13 +106,19 @@ def initial(space, version, evaluate, rng, depth_prior="uniform"):
         )
     n = version.multiplier * version.archive - len(ends)
     X = sample(space, version, n, ends, rng, depth_prior)
+    if len(X) < n:
+        raise Refusal(
+            f"{TRIES} draws from {space.name} gave {len(X)} different subnets, not {n}: use a "
+            "smaller archive or multiplier, or a larger space"
+        )
     F = evaluate(X)
     kept = pareto.survive(F, version.archive - len(ends), rng)
     return np.concatenate([X[kept], ends]), np.concatenate([F[kept], evaluate(ends)])
 
 
 def sample(space, version, n, taken, rng, depth_prior="uniform"):
-    """n subnets different from each other and from `taken`."""
+    """n subnets (k, V) different from each other and from `taken` (t, V); fewer where the space has
+    hardly any others."""
     X = taken
     for _ in range(TRIES):
         missing = n + len(taken) - len(X)
@@ -128,11 +126,8 @@ def sample(space, version, n, taken, rng, depth_prior="uniform"):
         X = np.concatenate([X, more])
         X = X[distinct(space, X)]
         if len(X) == n + len(taken):
-            return X[len(taken) :]
-    raise Refusal(
-        f"{TRIES} draws from {space.name} gave {len(X)} different subnets, not {n + len(taken)}: "
-        "use a smaller archive or multiplier, or a larger space"
-    )
+            break
+    return X[len(taken) :]
 
 
 def renew(space, version, X, F, candidates, measured, rng):

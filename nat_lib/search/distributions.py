@@ -10,11 +10,13 @@ Source: thesis 3.3.4 steps 7 and 8, 6.2.3; NATv2, arXiv:2307.00960.
 
 import multiprocessing
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy import optimize, special, stats
 
 from nat_lib.errors import Refusal
@@ -46,71 +48,82 @@ class Marginal(NamedTuple):
     probabilities: tuple[float, ...]
 
 
-def fit(X, lower, upper, law="sse", families="short", processes=1):
+Genotypes = Int[np.ndarray, "n v"]
+Column = Float[np.ndarray, " n"]
+Bounds = Int[np.ndarray, " v"]
+
+
+def fit(
+    X: Genotypes,
+    lower: Bounds,
+    upper: Bounds,
+    law: str = "sse",
+    families: str | Sequence[str] = "short",
+    processes: int = 1,
+) -> list[Marginal]:
     """Laws of all variables: list of Marginal, in the order of the variables for any number of
     processes.
 
-    X            : (n, V) int, genotypes of the best of the archive;  lower, upper : (V,) bounds of
-                   the categories
+    X            : (n, V) genotypes of the best of the archive;  lower, upper : bounds of the
+                   categories
     law          : "sse" = of the families the one whose density is nearest to the histogram of the
                    column; "empirical" = the frequencies themselves; "uniform_range" = uniform
-                   between the smallest and the
-                   largest value seen: the author's fit amounts to it, as it always keeps the first
-                                       family, ksone
+                   between the smallest and the largest value seen: the author's fit amounts to
+                   it, as it always keeps the first family, ksone
     families     : "short" = eight families, their supports tied to the categories; "all" = the
                    continuous families of scipy, about 107, with all parameters free as in the
                    thesis, seconds per variable; or names of some
     processes    : they pay for "all" only
     """
     X = np.asarray(X)
-    if (
-        X.ndim != 2
-        or not len(X)
-        or X.shape[1] != len(lower)
-        or ((lower > X) | (upper < X) | (X % 1 != 0)).any()
-    ):
+    fits = X.ndim == 2 and len(X) > 0 and X.shape[1] == len(lower)
+    if not fits or ((lower > X) | (upper < X) | (X % 1 != 0)).any():
         raise Refusal(
-            f"genotypes of shape {X.shape} for {len(lower)} variables: give whole numbers inside the bounds, "
-            "at least one row"
+            f"genotypes of shape {X.shape} for {len(lower)} variables: give whole numbers inside "
+            "the bounds, at least one row"
         )
     if law not in LAWS:
         raise Refusal(f"distribution law {law!r} is not known: choose one of {', '.join(LAWS)}")
-    names = (
-        {"short": tuple(SHORT), "all": ALL}.get(families, ())
-        if isinstance(families, str)
-        else tuple(families)
-    )
-    if not names or not set(names) <= set(ALL):
-        raise Refusal(
-            f"families {families!r}: choose short, all, or a list of continuous laws of scipy.stats"
-        )
-    one = partial(_marginal, law=law, names=names, tied=families == "short")
+    one = partial(_marginal, law=law, names=_names(families), tied=families == "short")
     columns = list(X.T.astype(np.int64)), np.asarray(lower).tolist(), np.asarray(upper).tolist()
     if processes == 1:
         return list(map(one, *columns))
     context = multiprocessing.get_context("spawn")  # a process with torch's threads must not fork
     with ProcessPoolExecutor(processes, context) as pool:
-        return list(
-            pool.map(one, *columns)
-        )  # in the order of the columns, whichever is finished first
+        # In the order of the columns, whichever is finished first.
+        return list(pool.map(one, *columns))
 
 
-def sample(marginals, n, rng, space, repair="push"):
+def _names(families):
+    """Names in scipy.stats of "short", "all" or a list of some."""
+    known = {"short": tuple(SHORT), "all": ALL}
+    names = known.get(families, ()) if isinstance(families, str) else tuple(families)
+    if not names or not set(names) <= set(ALL):
+        raise Refusal(
+            f"families {families!r}: choose short, all, or a list of continuous laws of scipy.stats"
+        )
+    return names
+
+
+def sample(
+    marginals: Sequence[Marginal],
+    n: int,
+    rng: np.random.Generator,
+    space: Any,
+    repair: str = "push",
+) -> Genotypes:
     """n genotypes, (n, V) int64, every variable drawn by itself, then repaired ("push" | "fill",
     see Space.repair)."""
-    for v, m in enumerate(marginals):
-        if len(marginals) != space.n_var or (m.lower, len(m.probabilities)) != (
-            space.lower[v],
-            space.categories[v],
-        ):
-            raise Refusal(
-                f"distributions of {len(marginals)} variables do not belong to this {space.name} space: "
-                "fit them to genotypes of the space that is sampled"
-            )
-    ends = np.ones((len(marginals), space.categories.max()))
+    theirs = [(m.lower, len(m.probabilities)) for m in marginals]
+    if theirs != list(zip(space.lower, space.categories, strict=True)):
+        raise Refusal(
+            f"distributions of {len(marginals)} variables do not belong to this {space.name} "
+            "space: fit them to genotypes of the space that is sampled"
+        )
+    ends = np.ones((len(marginals), space.categories.max()))  # (V, C) cumulated probabilities
     for row, m in zip(ends, marginals, strict=True):
         row[: len(m.probabilities) - 1] = np.cumsum(m.probabilities)[:-1]
-    below = ends[:, :-1] <= rng.random((n, len(marginals), 1))
+    below = ends[:, :-1] <= rng.random((n, len(marginals), 1))  # (n, V, C - 1)
     return space.repair(space.lower + below.sum(axis=2), repair)
 
 
@@ -124,16 +137,13 @@ def _marginal(column, lower, upper, law, names, tied):
     if len(seen) == 1:
         return _made("constant", counts, lower)
     if law == "uniform_range":
-        return _made(
-            "uniform_range",
-            (np.arange(len(counts)) >= seen[0]) & (np.arange(len(counts)) <= seen[-1]),
-            lower,
-        )
+        inside = np.zeros(len(counts))
+        inside[seen[0] : seen[-1] + 1] = 1
+        return _made("uniform_range", inside, lower)
     if law == "sse":
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter(
-                "ignore"
-            )  # families far from the data warn of overflow, then lose
+            # Families far from the data warn of overflow, then lose.
+            warnings.simplefilter("ignore")
             for error, name, params in _ranking(column, lower, upper, names, tied):
                 probabilities = _rounded(getattr(stats, name), params, lower, upper)
                 if probabilities is not None:
@@ -153,9 +163,12 @@ def _ranking(column, lower, upper, names, tied):
     # numpy's "auto" rule, but never narrower than 1: otherwise every second bin of a concentrated
     # column would be empty.
     around = column.min() - 0.5, column.max() + 0.5
-    bins = min(len(np.histogram_bin_edges(column, "auto", around)) - 1, int(np.ptp(column)) + 1)
+    automatic = len(np.histogram_bin_edges(column, "auto", around)) - 1
+    bins = min(automatic, int(np.ptp(column)) + 1)
     heights, edges = np.histogram(column, bins, around, density=True)
-    centres, x, found = (edges[1:] + edges[:-1]) / 2, column.astype(np.float64), []
+    centres = (edges[1:] + edges[:-1]) / 2
+    x = column.astype(np.float64)
+    found = []
     for name in names:
         family = getattr(stats, name)
         try:
@@ -184,13 +197,13 @@ def _rounded(family, params, lower, upper):
 # the smallest value seen).
 
 
-def _triangle(x, a, b):
+def _triangle(x: Column, a: float, b: float):
     """The most likely mode is one of the values."""
     modes = np.unique((x - a) / (b - a))
     return modes[np.argmax(stats.triang.logpdf(x[:, None], modes, a, b - a).sum(axis=0))], a, b - a
 
 
-def _truncated_normal(x, a, b):
+def _truncated_normal(x: Column, a: float, b: float):
     m1, m2, width = x.mean(), np.mean(x**2), b - a
 
     def loss(theta):  # minus the mean log-likelihood, without its constant
@@ -200,9 +213,8 @@ def _truncated_normal(x, a, b):
         return log_scale + (m2 - 2 * centre * m1 + centre**2) / (2 * scale**2) + np.log(mass)
 
     bounds = [(a - 2 * width, b + 2 * width), (np.log(width / 20), np.log(3 * width))]
-    centre, log_scale = optimize.minimize(
-        loss, (m1, np.log(x.std())), method="L-BFGS-B", bounds=bounds
-    ).x
+    start = m1, np.log(x.std())
+    centre, log_scale = optimize.minimize(loss, start, method="L-BFGS-B", bounds=bounds).x
     scale = np.exp(log_scale)
     return (a - centre) / scale, (b - centre) / scale, centre, scale
 

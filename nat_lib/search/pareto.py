@@ -11,20 +11,22 @@ from functools import lru_cache
 
 import moocore
 import numpy as np
-from pymoo.algorithms.moo.nsga3 import ReferenceDirectionSurvival
-from pymoo.core.population import Population
-from pymoo.core.problem import Problem
-from pymoo.util.ref_dirs import get_reference_directions
+from jaxtyping import Bool, Float, Int
 
 from nat_lib.errors import Refusal
 
+Values = Float[np.ndarray, "n m"]  # of n subnets in m objectives
+Point = Float[np.ndarray, " m"]
+Indices = Int[np.ndarray, " k"]
 
-def points(F):
+
+def points(F: Values) -> Values:
     """F as (n, M) float64; a Refusal unless it is a matrix of finite numbers."""
     F = np.asarray(F, dtype=np.float64)
     if F.ndim != 2 or F.shape[1] == 0:
         raise Refusal(
-            f"objective values have shape {F.shape}: give one row per subnet and one column per objective"
+            f"objective values have shape {F.shape}: give one row per subnet and one column per "
+            "objective"
         )
     if not np.isfinite(F).all():
         i, k = np.argwhere(~np.isfinite(F))[0]
@@ -34,7 +36,7 @@ def points(F):
     return F
 
 
-def unit(F, like=None):
+def unit(F: Values, like: Values | None = None) -> Values:
     """The columns of F moved and scaled so that those of `like` (default F itself) lie in [0, 1];
     constant ones: 0."""
     like = F if like is None else like
@@ -42,23 +44,34 @@ def unit(F, like=None):
     return (F - low) / np.where(high > low, high - low, 1.0)
 
 
-def front(F):
+def front(F: Values) -> Bool[np.ndarray, " n"]:
     """(n,) bool: not dominated by any other row. Equal rows do not dominate each other."""
     return moocore.is_nondominated(points(F), keep_weakly=True)
 
 
-def rank(F):
+def rank(F: Values) -> Int[np.ndarray, " n"]:
     """(n,) non-dominated rank: 0 for the front, 1 for the front of the rest, and so on."""
     return moocore.pareto_rank(points(F))
 
 
-def reference(F):
-    """Reference point (M,) of the hypervolume: 1.01 times the maxima of the first archive (thesis
-    3.3.4)."""
-    return 1.01 * points(F).max(axis=0)
+def reference(F: Values) -> Point:
+    """Reference point of the hypervolume: 1.01 times the maxima of the first archive F (thesis
+    3.3.4), and 1 for an objective that is 0 throughout, such as the errors of a perfect archive.
+
+    A Refusal for negative values: their share of the reference point would mean nothing.
+    """
+    F = points(F)
+    if (F < 0).any():
+        k = int(np.argwhere(F < 0)[0, 1])
+        raise Refusal(
+            f"objective {k} is negative ({F[:, k].min()}): give one that is 0 or more, such as "
+            "its distance from a bound"
+        )
+    largest = 1.01 * F.max(axis=0)
+    return np.where(largest > 0, largest, 1.0)
 
 
-def crowding(F):
+def crowding(F: Values) -> Float[np.ndarray, " n"]:
     """Crowding distance (n,) of mutually non-dominated rows: inf at both ends of every objective
     (NSGA-II).
 
@@ -79,7 +92,7 @@ def crowding(F):
     return distance
 
 
-def survive(F, n, rng, seed_directions=42):
+def survive(F: Values, n: int, rng: np.random.Generator, seed_directions: int = 42) -> Indices:
     """Indices (n,) of the rows that stay, ascending; all of them if there are no more than n.
     Thesis 3.3.4.
 
@@ -109,21 +122,25 @@ def _rank_and_crowding(F, n, rng):
 
 
 def _by_directions(F, n, rng, seed):
+    from pymoo.algorithms.moo.nsga3 import ReferenceDirectionSurvival
+    from pymoo.core.population import Population
+    from pymoo.core.problem import Problem
+
     M = F.shape[1]
     # The rule scales the objectives itself, but takes differences below 1e-3 for 0: scale first, so
     # units do not count.
-    rows, rule = (
-        Population.new(F=unit(F)),
-        ReferenceDirectionSurvival(directions(M, max(n, M), seed)),
-    )
+    rows = Population.new(F=unit(F))
+    rule = ReferenceDirectionSurvival(directions(M, max(n, M), seed))
     with warnings.catch_warnings():  # it changes the process's warning filters
         return rule.do(Problem(), rows, n_survive=n, random_state=rng, return_indices=True)
 
 
 @lru_cache(maxsize=32)
-def directions(M, n, seed=42):
+def directions(M: int, n: int, seed: int = 42) -> Float[np.ndarray, "n m"]:
     """n >= M reference directions on the unit simplex, (n, M): points of least Riesz energy. Takes
     seconds, once."""
+    from pymoo.util.ref_dirs import get_reference_directions
+
     # The library starts from 10 000 points and the 800 MB of their distances; 2 000 end at the same
     # energy.
     start = get_reference_directions(
@@ -132,12 +149,11 @@ def directions(M, n, seed=42):
     return get_reference_directions("energy", M, n, X=start, seed=seed)
 
 
-def hypervolume(F, reference):
+def hypervolume(F: Values, reference: Point) -> float:
     """Volume between the rows and the reference point (M,), as a share of the product of its
     coordinates: 0 .. 1.
 
-    Raw units. Rows beyond the reference add nothing. The thesis takes 1.01 times the maxima of the
-    initial archive.
+    Raw units. Rows beyond the reference add nothing. See `reference`.
     """
     F, reference = points(F), np.asarray(reference, dtype=np.float64)
     if reference.shape != F.shape[1:] or not (reference > 0).all():
@@ -147,7 +163,14 @@ def hypervolume(F, reference):
     return float(moocore.hypervolume(F, ref=reference) / reference.prod())
 
 
-def high_tradeoff(F, n=4, radius=0.125, reduce="min", average=True, normalise=True):
+def high_tradeoff(
+    F: Values,
+    n: int = 4,
+    radius: float = 0.125,
+    reduce: str = "min",
+    average: bool = True,
+    normalise: bool = True,
+) -> Indices:
     """Indices of the n non-dominated rows that are costliest to leave for a neighbour, best first.
     Thesis eq. 3.1-3.3.
 
@@ -174,18 +197,15 @@ def high_tradeoff(F, n=4, radius=0.125, reduce="min", average=True, normalise=Tr
     tradeoff = _ratios(change, average)
     distance = np.sqrt((change**2).sum(axis=2))
     least = min(2 * f.shape[1], len(f) - 1)
-    nearest = (
-        np.argsort(np.argsort(distance, axis=1, kind="stable"), axis=1, kind="stable") <= least
-    )
+    by_distance = np.argsort(distance, axis=1, kind="stable")
+    nearest = np.argsort(by_distance, axis=1, kind="stable") <= least  # place of j as seen from i
     near = distance <= radius
     near = np.where(near.sum(axis=1, keepdims=True) < least, nearest, near)
+    among = {"min": np.nanmin, "max": np.nanmax}[reduce]
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # a row whose neighbours are all equal to it: NaN
-        value = {"min": np.nanmin, "max": np.nanmax}[reduce](
-            np.where(near, tradeoff, np.nan), axis=1
-        )
+        # A row whose neighbours are all equal to it gives NaN.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        value = among(np.where(near, tradeoff, np.nan), axis=1)
     value[np.isnan(value)] = np.inf  # nothing near differs from it: it counts as the largest
     return of_front[np.argsort(-value, kind="stable")[:n]]
 
@@ -194,9 +214,7 @@ def _ratios(change, average):
     """Loss / gain of every move, (n, n); NaN where nothing changes."""
     loss, gain = np.maximum(change, 0).sum(axis=2), np.maximum(-change, 0).sum(axis=2)
     if average:
-        loss, gain = (
-            loss / np.maximum((change > 0).sum(axis=2), 1),
-            gain / np.maximum((change < 0).sum(axis=2), 1),
-        )
+        loss = loss / np.maximum((change > 0).sum(axis=2), 1)
+        gain = gain / np.maximum((change < 0).sum(axis=2), 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return loss / gain

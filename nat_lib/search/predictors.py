@@ -100,15 +100,17 @@ def lightgbm(Z: Features, y: Targets, seed: int, threads: int) -> Expert:
     from lightgbm import LGBMRegressor
     from lightgbm.basic import LightGBMError
 
-    few = {"min_child_samples": max(1, len(y) // 4), "min_data_in_bin": 1}
-    leaves = few if len(y) < 2 * LEAF else {"min_child_samples": LEAF}
+    leaves: dict[str, Any] = {"min_child_samples": LEAF}
+    if len(y) < 2 * LEAF:
+        leaves = {"min_child_samples": max(1, len(y) // 4), "min_data_in_bin": 1}
     model = LGBMRegressor(objective="huber", n_jobs=threads, verbose=-1, **leaves)
     try:
         # Straight to the booster, on one thread: the checks around it and further threads cost
         # more than the prediction.
-        return partial(model.fit(Z, y).booster_.predict, num_threads=1)
+        predict: Any = partial(model.fit(Z, y).booster_.predict, num_threads=1)
     except LightGBMError as error:
         raise ValueError(str(error)) from error
+    return predict
 
 
 def catboost(Z: Features, y: Targets, seed: int, threads: int) -> Expert:

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nat_lib.errors import Refusal
+from nat_lib.machine import stream
 from nat_lib.search import pareto
 from nat_lib.search.archive import (
     TRIES,
@@ -36,7 +37,6 @@ from nat_lib.search.archive import (
     renew,
     sample,
     score,
-    stream,
 )
 
 
@@ -67,14 +67,14 @@ def nat(
         yield start
     X, F = _resumed(start, M)
     for number in range(start.number + 1, budget.iterations + 1):
-        predictor = fit(X, F[:, 0], stream(seed, number, "fit"))
-        rng = stream(seed, number, "propose")
+        predictor = fit(X, F[:, 0], stream(seed, "search fit", number))
+        rng = stream(seed, "search propose", number)
         candidates = propose(space, predictor.predict, X, F, costs, version, budget, rng, crossover)
         predicted = predictor.predict(candidates) if len(candidates) else np.empty(0)
         measured = score(evaluate, candidates, M)
-        rng = stream(seed, number, "replace")
+        rng = stream(seed, "search replace", number)
         X, F = renew(space, version, X, F, candidates, measured, rng)
-        best = pareto.survive(F, budget.top, stream(seed, number, "top"))
+        best = pareto.survive(F, budget.top, stream(seed, "search top", number))
         adapt(X[best], number)
         F = score(evaluate, X, M)
         yield _iteration(number, X, F, start.reference, candidates, measured)._replace(
@@ -110,7 +110,7 @@ def regularised_evolution(
         yield start
     X, F = _resumed(start, M)
     for number in range(start.number + 1, budget.iterations + 1):
-        rng = stream(seed, number, "mutate")
+        rng = stream(seed, "search mutate", number)
         children = _children(space, version, X, pareto.rank(F), rng)
         measured = score(evaluate, children, M)
         n = len(X)
@@ -139,10 +139,10 @@ def random_search(
         yield start
     X, F = _resumed(start, M)
     for number in range(start.number + 1, budget.iterations + 1):
-        rng = stream(seed, number, "draw")
+        rng = stream(seed, "search draw", number)
         candidates = sample(space, version, version.candidates, X, rng, depth_prior)
         measured = score(evaluate, candidates, M)
-        rng = stream(seed, number, "replace")
+        rng = stream(seed, "search replace", number)
         X, F = renew(space, version, X, F, candidates, measured, rng)
         yield _iteration(number, X, F, start.reference, candidates, measured)
 
@@ -152,7 +152,7 @@ def random_search(
 
 def _first(space, evaluate, M, version, seed, depth_prior):
     """Iteration 0: the first archive, and the reference point of the whole run."""
-    rng = stream(seed, 0, "initial")
+    rng = stream(seed, "search initial", 0)
     X, F = initial(space, version, lambda X: score(evaluate, X, M), rng, depth_prior)
     return _iteration(0, X, F, pareto.reference(F), X[:0], F[:0])
 

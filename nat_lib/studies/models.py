@@ -310,7 +310,7 @@ class Natv2Phases(Warming):
     subset_population: Annotated[int, Field(ge=4)]
     subset_generations: Count
     distribution_law: Literal["sse", "uniform_range", "empirical"]
-    fit_processes: Annotated[int, Field(ge=1, le=256)]
+    fit_processes: Annotated[int, Field(ge=1, le=256)] | None
     latency: Literal["table", "measured"]
     tradeoff_reduce: Literal["min", "max"]
     tradeoff_normalise: bool

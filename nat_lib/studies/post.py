@@ -18,6 +18,7 @@ from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import recalibrate, score
 from nat_lib.exits import MODES, exit_weights, joint
+from nat_lib.genotypes import from_text
 from nat_lib.search import objectives
 from nat_lib.studies import inputs, searches
 from nat_lib.supernet import Supernets
@@ -137,7 +138,7 @@ def run_posts(params, kind, supernet, phase, text, seed, data, out):
     budget = budget_of(params)
     todo = []
     for number, row in enumerate(subnets):
-        arch = space.decode(searches.genotypes([row["code"]]))[0]
+        arch = space.decode(from_text([row["code"]]))[0]
         every = settings(kind, space.early_exits, params)
         for setting, others in shared(every, arch.exit):
             values = {

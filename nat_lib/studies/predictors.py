@@ -10,11 +10,12 @@ from scipy import stats
 from nat_lib import cells, files
 from nat_lib.cells import open_cell
 from nat_lib.errors import Refusal
-from nat_lib.machine import progress
+from nat_lib.genotypes import as_text, from_text
+from nat_lib.machine import progress, stream
 from nat_lib.search import ensemble
 from nat_lib.search.ensemble import METRICS, quality
 from nat_lib.search.predictors import ENCODINGS, PREDICTORS, Unfit, check
-from nat_lib.studies import eps, searches, warmup
+from nat_lib.studies import inputs, scoring, searches, warmup
 
 STUDY = "predictors"
 
@@ -34,7 +35,7 @@ def run_predictors(params, supernet, seed, data, out):
         "profile": params["profile"],
         "space": space,
         "start": warm["supernets"].hash,
-        "data": eps.identity(data),
+        "data": inputs.identity(data),
         "n_classes": data.n_classes,
         "sizes": params["predictor_sizes"],
         "repeats": params["predictor_repeats"],
@@ -71,7 +72,7 @@ def _score(cell, space, warm, data, batch_size):
     X_test, trainings = draw_study(space, p["sizes"], p["repeats"], p["n_test"], p["draw_seed"])
     sets = [("test", 0, 0, X_test), *(("train", size, repeat, X) for size, repeat, X in trainings)]
     whole = np.concatenate([X for *_, X in sets])
-    errors = searches.scores(nets, whole, 0, searches.Memory(cell, "evaluations"), data, batch_size)
+    errors = scoring.errors(nets, whole, 0, scoring.error_memory(cell), data, batch_size)
     ends = np.cumsum([len(X) for *_, X in sets])
     frames = [
         pd.DataFrame(
@@ -79,7 +80,7 @@ def _score(cell, space, warm, data, batch_size):
                 "set": kind,
                 "size": size,
                 "repeat": repeat,
-                "code": [searches.code(x) for x in X],
+                "code": [as_text(x) for x in X],
                 "error": errors[end - len(X) : end],
             }
         )
@@ -93,7 +94,7 @@ def _fit(cell, space, scored):
     p = cell.params
 
     def part(rows):
-        return searches.genotypes(rows.code), rows.error.to_numpy()
+        return from_text(rows.code), rows.error.to_numpy()
 
     tests = part(scored[scored.set == "test"])
     trainings = [
@@ -119,10 +120,11 @@ def draw_study(space, sizes, repeats, n_test, seed=420):
     Source: thesis 6.2.2
     """
 
-    def draw(n, *purpose):
-        return space.sample_genotypes(n, np.random.default_rng((seed, *purpose)), by="search")
+    def draw(n, purpose, *numbers):
+        return space.sample_genotypes(n, stream(seed, purpose, *numbers), by="search")
 
-    return draw(n_test, 0), [(n, r, draw(n, 1, n, r)) for n in sizes for r in range(repeats)]
+    trainings = [(n, r, draw(n, "predictor training", n, r)) for n in sizes for r in range(repeats)]
+    return draw(n_test, "predictor tests"), trainings
 
 
 def study(space, tests, trainings, keys=None, encodings=tuple(ENCODINGS), seed=0, threads=1):
@@ -160,7 +162,7 @@ def study(space, tests, trainings, keys=None, encodings=tuple(ENCODINGS), seed=0
                 space,
                 X,
                 errors,
-                rng=np.random.default_rng((seed, size, repeat)),
+                rng=stream(seed, "predictor folds", size, repeat),
                 features=ENCODINGS[encoding],
                 fallback=None,
                 threads=threads,
@@ -237,7 +239,7 @@ def winner(
     order = (sign * whole.mean()).sort_values(ascending=False, kind="stable").index
     values = sign * whole[order].to_numpy()  # (pairs, competitors), best first
     gap, n = values[:, :1] - values, len(values)
-    draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    draws = stream(seed, "resamples").integers(n, size=(resamples, n))
     leaders = np.argmax(np.stack([values[d].mean(axis=0) for d in draws]), axis=1)
     half = stats.t.ppf(0.975, n - 1) * gap.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.nan
     table = order.to_frame(index=False).assign(
