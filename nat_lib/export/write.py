@@ -6,10 +6,8 @@ exits so far are sure enough.
 """
 
 import copy
-import fcntl
 import io
 import os
-import shutil
 import sys
 import warnings
 from contextlib import contextmanager
@@ -301,42 +299,12 @@ def _compare_early(subnet, run, outputs, data, card):
 @contextmanager
 def _replacing(folder):
     """Yield a new folder beside `folder`, which takes its place when the body succeeds; else
-    nothing is left of it.
-
-    An export may be replaced, anything else is refused.  The parent's lock keeps out another export
-    meanwhile, so what a killed one has left can go.
-    """
-    folder = Path(os.path.abspath(folder))
-    if folder.exists() and not (
-        _is_export(folder) or (folder.is_dir() and not any(folder.iterdir()))
-    ):
+    nothing is left of it.  An export may be replaced, anything else is refused."""
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not empty and not _is_export(folder):
         raise Refusal(f"{folder} is there and is no export: choose another folder")
-    new, old = (folder.with_name(f".tmp-{what}-{folder.name}") for what in ("new", "old"))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        parent = os.open(folder.parent, os.O_RDONLY)
-    except OSError as error:
-        raise Refusal(f"cannot write {folder}: {error.strerror}. Choose another folder") from error
-    try:
-        fcntl.flock(parent, fcntl.LOCK_EX)
-        _clear(folder, new, old)
+    with files.atomic_folder(folder) as new:
         yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        os.fsync(parent)
-    finally:
-        _clear(folder, new, old)
-        os.close(parent)  # and with it the lock
-
-
-def _clear(folder, new, old):
-    """Leave `folder` alone: as it was before, if it was already moved away and nothing has come in
-    its place."""
-    if old.exists() and not folder.exists():
-        old.rename(folder)
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _is_export(folder):

@@ -1,12 +1,11 @@
 """What a result depends on besides parameters: the code that made it, and the images it read."""
 
 import hashlib
-import json
-import os
 from functools import lru_cache
 from pathlib import Path
 
-from nat_lib.data.catalogue import EMBEDDED
+from nat_lib.data.folders import originals
+from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, hash_of, read_json
 from nat_lib.run.params import Values, source_text
 from nat_lib.studies import STUDIES
@@ -40,27 +39,14 @@ def images_of(study: str, sizes: Values) -> Values:
         places[sizes["dataset"]] = sizes["data_dir"]
     if "target" in keys:
         places[sizes["target"]] = sizes["target_dir"] or sizes["data_dir"]
-    return {name: fingerprint(place) for name, place in places.items() if name not in EMBEDDED}
+    return {name: fingerprint(name, place) for name, place in places.items()}
 
 
 @lru_cache
-def fingerprint(root: str) -> str:
-    """Hash of the names, sizes and times of all files under a folder, links followed.
-
-    Pixels are not read, so it is quick; a folder that cannot be read has a fingerprint, too.
-    """
-    found, seen = [], set()
-    for folder, below, names in os.walk(root, followlinks=True):
-        here = os.stat(folder)
-        if (here.st_dev, here.st_ino) in seen:  # a link that leads back
-            below.clear()
-            continue
-        seen.add((here.st_dev, here.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for entry in os.scandir(folder):
-            if entry.name in names and entry.is_file():
-                facts = entry.stat()
-                place = os.path.relpath(entry.path, root)
-                found.append([place, facts.st_size, facts.st_mtime_ns])
-    text = json.dumps(sorted(found)).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(text).hexdigest()[:12]
+def fingerprint(name: str, root: str | None) -> str | None:
+    """Hash of the names, sizes and times of the files of a data set; None if it is embedded or not
+    there.  Pixels are not read, so it is quick."""
+    try:
+        return originals(name, root)
+    except Refusal:
+        return None
