@@ -1,7 +1,9 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -285,3 +287,80 @@ def test_what_a_running_job_last_said_is_shown(monkeypatch, tmp_path, capsys):
         )
     log.write_text("failed: out of memory")
     assert tell.progress(log) == "" == tell.progress(tmp_path / "none.log")
+
+
+# ------------------------------------------------------------------------------------------- places
+
+ODD = {
+    "braces in the outputs folder": ("a {b} c", {}),
+    "a long temporary folder": ("out", {"TMPDIR": "long"}),
+    "no home": ("out", {"HOME": None}),
+    "a home that is not there": ("out", {"HOME": "/nonexistent/home"}),
+    "another encoding": ("out", {"LANG": "en_US", "LC_ALL": "en_US"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ODD)
+def test_a_run_works_in_odd_places(notebooks, tmp_path, kind):
+    name, changes = ODD[kind]
+    env = os.environ | {"NAT_PYTHON": sys.executable}
+    for key, value in changes.items():
+        env.pop(key, None)
+        if value == "long":
+            value = tmp_path / ("x" * 90)
+            value.mkdir()
+        if value is not None:
+            env[key] = str(value)
+    done = subprocess.run(
+        [ROOT / "run_all.sh", "--notebooks", notebooks, "--out", tmp_path / name, "--only", "07"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=env,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / name / "07_thesis_report" / "b.csv").read_text() == "all is well"
+
+
+@pytest.mark.slow
+def test_the_kit_may_lie_in_a_folder_with_braces(notebooks, tmp_path):
+    kit = tmp_path / "kit {x}"
+    kit.mkdir()
+    for name in ("nat_lib", "params", "run_all.sh", "Snakefile"):
+        (kit / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "run_all.sh", kit / "copy.sh")
+    done = subprocess.run(
+        [kit / "copy.sh", "--notebooks", notebooks, "--out", tmp_path / "out", "--only", "07"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"NAT_PYTHON": sys.executable},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_killed_driver_and_server_leave_no_writer(notebooks, tmp_path, make_notebook):
+    """Killed while the server still imports: who comes next finds the folder free of writers."""
+    out, run = tmp_path / "out", {"profile": "smoke", "out": ""}
+    work = f"open({str(tmp_path / 'written')!r}, 'a').write('x')"
+    make_notebook(
+        notebooks / "00_start_here.ipynb", params.load_experiment("start_here") | run, work
+    )
+    options = ["--notebooks", str(notebooks), "--out", str(out), "--only", "00"]
+    for wait in (0.5, 1.0, 2.5):
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "nat_lib", "run", *options],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(wait)
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+        with engine.alone(out):  # waits until all that the killed run started is gone
+            written = (tmp_path / "written").exists()
+            time.sleep(0.5)
+            assert (tmp_path / "written").exists() == written
+    assert run_all(*options).returncode == 0

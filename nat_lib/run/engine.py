@@ -84,12 +84,14 @@ def environment(out: Path, threads: int) -> dict[str, str]:
     Tools keep their state under `out` where the user has no home that can be written.
     """
     state = out / "jobs" / "state"
+    cache = ROOT / "outputs" / "cache" if out.is_relative_to(ROOT) else out / "cache"
     home = os.environ.get("HOME", "")
     found = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONUTF8": "1",
         "PYTHONHASHSEED": "0",
         "NAT_INTERPRETER": sys.executable,
+        "NAT_CACHE": os.environ.get("NAT_CACHE") or str(cache),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "XDG_CACHE_HOME": str(state / "cache"),  # of Snakemake
         "USER": os.environ.get("USER", "nat"),  # asked where there is no account

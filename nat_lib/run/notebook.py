@@ -123,8 +123,8 @@ def _papermill(notebook: Path, output: Path, params: Values, folder: Path) -> No
     logging.getLogger("papermill").setLevel(logging.INFO)  # what the notebook prints, while it runs
     try:
         execute_notebook(
-            notebook,
-            output,
+            _literal(notebook),
+            _literal(output),
             params,
             kernel_name=kernel.NAME,
             language="python",
@@ -147,6 +147,11 @@ def _papermill(notebook: Path, output: Path, params: Values, folder: Path) -> No
             ended = guard.death(-code) if code and code < 0 else f"it ended with code {code}"
             raise Failure(f"the kernel is gone: {ended}; {guard.AGAIN}") from None
         raise Failure(_one_line(type(error).__name__, str(error))) from error
+
+
+def _literal(path: Path) -> str:
+    """A path as papermill shall read it, which fills in names in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def check_executed(path: Path) -> None:
