@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from nat_lib.backbone_table import BACKBONES, baseline_of
-from nat_lib.report import figures4, style, tables
+from nat_lib.report import figures4, structure, style, tables, tables4
 from nat_lib.results import changes, chapter4, claims, names, recomputed, stores
 from nat_lib.results.claims import judge
 from nat_lib.results.names import DATASETS as DATASET_NAMES
@@ -201,7 +201,7 @@ def test_our_averaging_gives_the_averages_that_the_thesis_prints():
     assert (
         checks[checks.table == "4.8"].recomputed.nunique() == 1
     )  # to the bit: claim A30 asks for equality
-    assert figures4.table_recomputed(checks).to_html().count(">yes<") == 4
+    assert tables4.table_recomputed(checks).to_html().count(">yes<") == 4
 
 
 def test_the_change_of_means_would_not_give_them():
@@ -355,7 +355,7 @@ def test_an_average_over_part_of_what_was_run_is_shown_but_not_judged(tmp_path):
     assert len(partial) == 2 + 2 * 2 + 1 + 4 + 3 + 2
     assert not store.select("aep.top1_change", {"scenario": "FT-64", "mode": "MIX"})
     assert store.select("aep.top1_change", {"scenario": "FT-64", "mode": "ASC"})
-    assert "2/4</small>" in figures4.table(values, "4.5").to_html()
+    assert "2/4</small>" in tables4.table(values, "4.5").to_html()
 
 
 def test_nothing_is_compared_across_recipes_seeds_or_first_weights(tmp_path):
@@ -365,7 +365,7 @@ def test_nothing_is_compared_across_recipes_seeds_or_first_weights(tmp_path):
     found = chapter4.trainings(tmp_path)
     assert len(found) == 3 and changes.changes(found).query("quantity != 'gain'").empty
     assert chapter4.exit_accuracies(found).single.isna().all()
-    assert "2 early-exit runs without a finished baseline" in figures4.provenance(found)
+    assert "2 early-exit runs without a finished baseline" in tables4.provenance(found)
     write_run(tmp_path, mode="ASC")
     found = chapter4.trainings(tmp_path)
     assert set(changes.changes(found).query("quantity == 'top1'")["mode"]) == {"ASC"}
@@ -456,7 +456,7 @@ def test_several_seeds_give_their_own_noise(tmp_path):
     ).iloc[0]
     low, high = scipy.stats.ttest_1samp(per_seed, 0).confidence_interval(0.95)
     assert (row.ours - row.interval, row.ours + row.interval) == pytest.approx((low, high))
-    assert f"95 % interval {low:.2f} to {high:.2f}" in figures4.table(values, "4.5").to_html()
+    assert f"95 % interval {low:.2f} to {high:.2f}" in tables4.table(values, "4.5").to_html()
 
 
 def test_a_seed_that_is_not_finished_counts_where_it_is_but_gives_no_noise(tmp_path):
@@ -501,16 +501,12 @@ def test_noise_of_costs(tmp_path):
 # ---------------------------------------------------------------------------- tables and the figure
 
 
-def texts(figure):
-    return [t.get_text() for ax in figure.axes for t in ax.texts]
-
-
 def all_tables(out):
     found = chapter4.trainings(out)
-    values, note = changes.values(found), figures4.provenance(found)
-    made = {number: figures4.table(values, number, note) for number in figures4.TABLES}
-    made |= {number: figures4.table_by_cell(values, number, note) for number in ("4.3", "4.4")}
-    made["exits"] = figures4.table_exits(chapter4.exit_accuracies(found), *found.dataset[:1])
+    values, note = changes.values(found), tables4.provenance(found)
+    made = {number: tables4.table(values, number, note) for number in tables4.TABLES}
+    made |= {number: tables4.table_by_cell(values, number, note) for number in ("4.3", "4.4")}
+    made["exits"] = tables4.table_exits(chapter4.exit_accuracies(found), *found.dataset[:1])
     return {name: table.to_html() for name, table in made.items()}, values
 
 
@@ -527,7 +523,7 @@ def test_nothing_run_gives_every_table_and_the_printed_half_of_the_figure(tmp_pa
         column = next(c for c in rows if "change_pct" in c)
         assert all(text in made[number] for text in rows[column])
     figure = figures4.fig_4_2(values)
-    assert texts(figure) == [names.NOT_RUN] * 3 and len(figure.rows) == 48
+    assert figure.get_supxlabel() == f"{names.NOT_RUN}: ours" and len(figure.rows) == 48
     assert set(figure.rows.source) == {"printed"}
     plt.close(figure)
 
@@ -544,12 +540,12 @@ def test_tables_have_the_rows_and_columns_of_the_thesis(full):
         "4.11": (4, 9),
     }
     for number, shape in shapes.items():
-        data = figures4.table(values, number).data
+        data = tables4.table(values, number).data
         assert data.shape == shape and data.map(
             lambda cell: "<span" in cell and "<br>" in cell
         ).all(axis=None)
     for number, start in (("4.3", "TR"), ("4.4", "FT")):
-        data = figures4.table_by_cell(values, number).data
+        data = tables4.table_by_cell(values, number).data
         assert data.shape == (2 * (9 + 7), 8) and list(data.columns) == list(CONFIGS)
         assert data.index[0][0] == f"{start}-224, by network"
         assert list(data.loc[f"{start}-64, by data set"].index) == [
@@ -558,11 +554,11 @@ def test_tables_have_the_rows_and_columns_of_the_thesis(full):
         ]
         for network in ("network", "data set"):  # both averages are the same number
             average = data.loc[(f"{start}-64, by {network}", "Average")]
-            assert (average == figures4.table(values, "4.5").data.loc[f"{start}-64"]).all()
+            assert (average == tables4.table(values, "4.5").data.loc[f"{start}-64"]).all()
 
 
 def test_bold_is_the_best_of_a_row(full):
-    data = figures4.table(full[2], "4.5").data.loc["TR-64"]
+    data = tables4.table(full[2], "4.5").data.loc["TR-64"]
     ours = (
         full[2]
         .query("metric == 'aep.top1_change' and scenario == 'TR-64'")
@@ -571,18 +567,19 @@ def test_bold_is_the_best_of_a_row(full):
     )
     assert [k for k in CONFIGS if "font-weight:bold" in data[k]] == [ours.idxmax()]
     assert [k for k in CONFIGS if "<b>" in data[k]] == ["DESC*"]  # printed: 14.999
-    assert figures4.table(full[2], "4.11").data.SE.str.contains("once each").all()
-    costs = figures4.table(full[2], "4.8").data.loc["TR-64"]
+    assert tables4.table(full[2], "4.11").data.SE.str.contains("once each").all()
+    costs = tables4.table(full[2], "4.8").data.loc["TR-64"]
     assert [k for k in costs.index if "<b>" in costs[k]] == ["MIX*"]  # printed: -41.018
 
 
 def test_tables_of_a_small_profile_tell_what_they_rest_on(tmp_path):
     write_grid(tmp_path, proxy=True, seeds=(0, 1), n_test=360)
     made, values = all_tables(tmp_path)
-    assert "FT-64&dagger;" in made["4.5"] and "TR-64&dagger;" not in made["4.5"]
-    assert "FT-64 vs TR-64&dagger;" in made["4.11"] and "over 1 network, 1 data set;" in made["4.7"]
+    assert "FT-64\N{DAGGER}" in made["4.5"] and "TR-64\N{DAGGER}" not in made["4.5"]
+    assert "FT-64 vs TR-64\N{DAGGER}" in made["4.11"]
+    assert "over 1 network, 1 data set;" in made["4.7"]
     assert "over 2 networks, 1 data set;" in made["4.5"] and "(2)" in made["4.5"]
-    note = figures4.provenance(chapter4.trainings(tmp_path))
+    note = tables4.provenance(chapter4.trainings(tmp_path))
     for text in (
         "Profile: smoke",
         "networks: MobileNetV3Small, MobileNetV3Smallfull",
@@ -593,7 +590,7 @@ def test_tables_of_a_small_profile_tell_what_they_rest_on(tmp_path):
         "pre-trained on digits_turned instead of ImageNet",
     ):
         assert text in note and text in made["4.5"]
-    assert ">digits<" in made["4.3"] and ">digits&dagger;<" in made["4.4"]
+    assert ">digits<" in made["4.3"] and ">digits\N{DAGGER}<" in made["4.4"]
     shown = values.query(
         "metric == 'aep.top1_change' and scenario == 'FT-64' and config == 'MIX*'"
     ).iloc[0]
@@ -621,7 +618,7 @@ def test_exits_of_every_run_and_those_that_pruning_kept(tmp_path):
     assert rows.params_change[0] == pytest.approx(-25) and np.isnan(
         rows.params_change[1]
     )  # seed 1: no baseline
-    data = figures4.table_exits(rows).data
+    data = tables4.table_exits(rows).data
     line = data.loc[("VGG16", "TR-64", "DESC")]
     assert (
         line["exit 1"] == "10.50"
@@ -662,7 +659,7 @@ def test_the_figure_shows_printed_and_our_points(full, tmp_path):
 def test_a_small_profile_has_its_own_axes_and_its_daggers(tmp_path):
     write_grid(tmp_path, proxy=True)
     figure = figures4.fig_4_2(changes.values(chapter4.trainings(tmp_path)))
-    assert texts(figure) == [] and len(figure.rows) == 48 + 3 * 8
+    assert figure.get_supxlabel() == "" and len(figure.rows) == 48 + 3 * 8
     labels = [t.get_text() for t in figure.legends[0].get_texts()]
     assert labels[:4] == ["TR-224", "TR-64", "FT-224", "FT-64\N{DAGGER}"]
     assert figure.axes[0].get_ylim() != figure.axes[3].get_ylim()
@@ -670,6 +667,6 @@ def test_a_small_profile_has_its_own_axes_and_its_daggers(tmp_path):
 
 
 def test_table_4_2_is_what_the_code_does():
-    ours, paper = figures4.table_4_2()
+    ours, paper = structure.table_4_2()
     pd.testing.assert_frame_equal(ours, paper)
-    assert "all 12 cells" in tables.side_by_side(ours, paper, "Table 4.2").caption
+    assert "all 12 entries" in tables.side_by_side(ours, paper, "Table 4.2").caption

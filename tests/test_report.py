@@ -1,5 +1,6 @@
 """Tables, figures and drawings from reports: written here by hand, no training behind them."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from nat_lib.arch import Space
 from nat_lib.cells import open_cell
 from nat_lib.data import catalogue
 from nat_lib.errors import Refusal
-from nat_lib.report import figures5, schematics, style, tables
+from nat_lib.report import figures5, schematics, structure, style, tables, tables5
 from nat_lib.report.schematics import stages
 from nat_lib.results import chapter5, claims, names, stats, stores
 from nat_lib.results.printed import printed
@@ -154,13 +155,102 @@ def test_nothing_run_gives_full_tables_and_no_verdicts(tmp_path):
     results = chapter5.eps_results(tmp_path)
     cells = chapter5.eps_cells(results, "digits")
     assert set(cells.verdict) == {"X", names.NOT_RUN}
-    assert "No finished run" in tables.provenance(results)
+    assert "No finished run" in tables5.provenance(results)
     judged = claims.judge(
         stores.eps_store(cells), printed("claims").query("metric == 'eps.top1' and rule != ''")
     )
     assert set(judged.verdict) == {"not run in this profile"}
-    assert "51.90" in tables.table_eps(cells, "1.0").to_html()
+    assert "51.90" in tables5.table_eps(cells, "1.0").to_html()
     tables.show_claims(judged).to_html()
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_printed_diamonds_stand_on_bars_of_the_same_data_set_only(tmp_path, judged):
+    write_phases(tmp_path, "BASE")
+    cells = chapter5.eps_cells(chapter5.eps_results(tmp_path)).assign(comparable=judged)
+    figure = figures5.best_bars(cells)
+    diamonds = [line for ax in figure.axes for line in ax.lines if line.get_marker() == "D"]
+    assert bool(diamonds) == judged
+    assert len(figure.axes) == (2 if judged else 4)  # else a row of their own
+    plt.close(figure)
+
+
+def test_a_budget_that_is_too_small_is_said_beside_the_steps(tmp_path):
+    write_phases(tmp_path, "BASE")
+    cells = chapter5.eps_cells(chapter5.eps_results(tmp_path))
+    assert figures5.best_per_step(cells, "1.0").get_supxlabel() == ""  # ours are the printed ones
+    ours = cells.supernet == "BASE"
+    falling = cells.assign(ours=cells.ours.where(~(ours & (cells.step == "EW")), 10.0))
+    said = figures5.best_per_step(falling, "1.0").get_supxlabel()
+    assert said.startswith("In 2 of 2 runs of ours") and "too few training steps" in said
+    plt.close("all")
+
+
+def test_what_the_thesis_does_not_have_is_drawn_and_never_dropped(tmp_path):
+    write_phases(tmp_path, "BASE")
+    phases = chapter5.eps_phases(tmp_path)
+    other = phases[phases.phase == "E2"].assign(phase="Sandwich", teacher="in_place")
+    curves = figures5.learning_curves(pd.concat([phases, other], ignore_index=True), "1.0")
+    assert "Sandwich" in {t.get_text() for ax in curves.axes for t in ax.texts}
+    assert "in_place" in set(curves.rows.teacher)
+    quality = figures5.teacher_quality(pd.concat([phases, other], ignore_index=True), "1.0")
+    assert "in_place" in set(quality.rows.teacher)
+    assert style.palette(["mine", "BASE"]) == {"BASE": style.COLOURS["BASE"], "mine": style.GREY}
+    plt.close("all")
+
+
+# ------------------------------------------------------------------------- one entry, one table
+
+
+def test_noise_has_the_decimals_of_its_value():
+    assert tables.number(51.904, 0.518) == "51.90&plusmn;0.52"
+    assert tables.decimals(0.0426) == 4 and tables.decimals(4.045) == 2 == tables.decimals(1.0)
+    assert tables.number(0.0426, 0.0011, tables.decimals(0.0426)) == "0.0426&plusmn;0.0011"
+    assert tables.number(np.nan) is None and tables.number(1.0, sign="+") == "+1.00"
+
+
+def test_not_run_and_nothing_printed_are_words():
+    assert tables.entry(None, "51.90").startswith(tables.NO_RUN) and "51.90" in tables.entry(
+        None, "51.90"
+    )
+    assert tables.NO_PRINT in tables.entry("1.00") and "nothing" not in tables.entry("1.00", "")
+    bold = tables.entry("1.00&plusmn;0.10", "2.00", verdict="above", bold=True)
+    assert "font-weight:bold" in bold and ">1.00</span>&plusmn;0.10" in bold
+
+
+EVIL = "acc+<img src=x onerror=alert(1)>"
+
+
+def test_markup_from_files_is_text_in_tables():
+    frame = pd.DataFrame({"name": [EVIL], EVIL: ["x"]}, index=[EVIL])
+    rows = pd.DataFrame({"a": [EVIL], "b": [EVIL], "entry": ["1"]})
+    told = tables.finished({"name": EVIL, "metrics": {EVIL: {EVIL: 1}}}).data
+    provenance = tables.provenance(pd.DataFrame({"profile": [EVIL], "dataset": EVIL, "seed": 0}))
+    for text in (
+        tables.plain(frame, EVIL).to_html(),
+        tables.paired(rows, ["a"], ["b"], "").to_html(),
+        tables.side_by_side(frame, frame.assign(name="y"), EVIL).to_html(),
+        tables.facts(EVIL, **{EVIL: EVIL}).to_html(),
+        tables.entry("1", "2", tip=EVIL, verdict=EVIL),
+        tables.sentence(provenance).data,
+        told,
+    ):
+        assert "<img" not in text and "&lt;img" in text
+
+
+def test_a_finished_cell_is_one_sentence():
+    report = {
+        "name": "03_predictors",
+        "metrics": {"fits": 12, "gain": {"a/b": 0.25}, "best": "RBF"},
+    }
+    told = tables.finished(report).data
+    assert told == "<p>Finished 03_predictors: fits 12; gain (a/b 0.250); best RBF.</p>"
+
+
+def test_a_table_scrolls_under_a_caption_that_does_not():
+    text = tables.plain(pd.DataFrame({"a": [1.234]}), "A caption").to_html()
+    assert text.index("A caption") < text.index("overflow-x:auto") < text.index("<table")
+    assert "<caption" not in text and "1.23" in text
 
 
 def test_two_data_sets_are_not_mixed(tmp_path):
@@ -186,27 +276,27 @@ def test_claims_on_cells_move_shared_rows_together(tmp_path):
 
 def test_table_5_2_of_the_code_is_the_printed_one(tmp_path):
     write_phases(tmp_path, "BASE")
-    table = tables.table_5_2(curricula.PHASES, chapter5.eps_phases(tmp_path))
+    table = tables5.table_5_2(curricula.PHASES, chapter5.eps_phases(tmp_path))
     assert len(table) == 12 and table.same.all()
     assert table.set_index("phase").epochs_run.to_dict() | {"NW1": "", "ND4": ""} == {
         p.name: f"{p.epochs:g}" if p.opens not in ("level", "exit") else ""
         for p in curricula.PHASES
     } | {p: names.MISSING for p in ("NW2", "ND1", "ND2", "ND3")}
-    tables.show_table_5_2(table).to_html()
+    tables5.show_table_5_2(table).to_html()
     changed = [curricula.PHASES[0]._replace(lr=0.08), *curricula.PHASES[1:]]
     assert (
-        tables.table_5_2(changed, chapter5.eps_phases(tmp_path)).same.tolist()
+        tables5.table_5_2(changed, chapter5.eps_phases(tmp_path)).same.tolist()
         == [False] + [True] * 11
     )
 
 
 def test_the_thesis_layout_shows_x_dash_ours_and_printed(tmp_path):
     write_phases(tmp_path)
-    table = tables.table_eps(chapter5.eps_cells(chapter5.eps_results(tmp_path)), "1.0").data
+    table = tables5.table_eps(chapter5.eps_cells(chapter5.eps_results(tmp_path)), "1.0").data
     assert table.shape == (16, 12)
     row = table.loc["EE_D", "progressive"]
     assert ">X<" in row["Level", "best"] and "51.90" in row["Width", "best"]
-    assert table.loc["BASE", "fixed"]["Width", "best"].startswith(names.MISSING)
+    assert table.loc["BASE", "fixed"]["Width", "best"].startswith(tables.NO_RUN)
 
 
 def differing(ours, paper):
@@ -216,25 +306,26 @@ def differing(ours, paper):
 
 
 def test_structure_tables_are_the_printed_ones_but_for_known_misprints():
-    assert differing(tables.table_3_1(Space("BASE")), printed("table_3_1")) == []
-    assert differing(tables.table_5_1(arch.NETWORKS), printed("table_5_1")) == []
-    ours = tables.table_2_1(torchvision.models.mobilenet_v3_large(init_weights=False))
+    assert differing(structure.table_3_1(Space("BASE")), printed("table_3_1")) == []
+    assert differing(structure.table_5_1(arch.NETWORKS), printed("table_5_1")) == []
+    ours = structure.table_2_1(torchvision.models.mobilenet_v3_large(init_weights=False))
     # The stem's kernel is not printed; the last 1x1 convolution has no squeeze-and-excitation.
     assert differing(ours, printed("table_2_1")) == [(1, "kernel_size"), (17, "squeeze_excite")]
     assert (
-        "218 of 220 cells" in tables.side_by_side(ours, printed("table_2_1"), "Table 2.1").to_html()
+        "218 of 220 entries"
+        in tables.side_by_side(ours, printed("table_2_1"), "Table 2.1").to_html()
     )
 
 
 def test_split_sizes_are_the_printed_ones_but_for_known_misprints():
     official = {name: d.official for name, d in catalogue.DATASETS.items()}
     aep = official | {name: d["official"] for name, d in catalogue.AEP.items()}
-    ours, paper, remarks = tables.table_splits(official, aep)
+    ours, paper, remarks = structure.table_splits(official, aep)
     wrong = [
         (ours.table[i - 1], ours["data set"][i - 1], column) for i, column in differing(ours, paper)
     ]
-    assert set(wrong) == set(tables.MISPRINTS) | {("3.2", "ImageNet", "test")}
-    assert len(remarks) == len(tables.MISPRINTS)
+    assert set(wrong) == set(structure.MISPRINTS) | {("3.2", "ImageNet", "test")}
+    assert len(remarks) == len(structure.MISPRINTS)
 
 
 # ----------------------------------------------------------------------------- figures and drawings

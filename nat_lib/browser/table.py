@@ -24,13 +24,15 @@ from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.export import write
 from nat_lib.genotypes import from_text
-from nat_lib.report import figures5, figures6, shapes, tables
-from nat_lib.report.style import COLOURS, GREY, thesis_style
+from nat_lib.report import shapes, tables
+from nat_lib.report.figures6 import fronts
+from nat_lib.report.style import COLOURS, GREY, METHODS, in_order, thesis_style
 from nat_lib.results import chapter6
 from nat_lib.results.chapter6 import SEARCH, SUBNET
 from nat_lib.results.names import DATASETS, MISSING, name_of
 from nat_lib.results.printed import printed_value
 from nat_lib.results.stats import single_run_noise
+from nat_lib.search import objectives
 from nat_lib.search.pareto import front, high_tradeoff, hypervolume
 from nat_lib.studies.returned import RETURNED
 
@@ -349,11 +351,11 @@ def printed(dataset):
     returns : DataFrame of supernet, label, top1 (on the test split), params, macs, latency; a row
               without any cost is the top-1 of a group of subnets (Figure 6.11)
     """
-    points = figures6.points_printed([dataset], COLOURS)
+    points = fronts.points_printed([dataset], COLOURS)
     rows = [
         {
             "supernet": r.supernet,
-            "label": f"{r.supernet}, {figures6.title(r.objectives)} (Fig. 6.7)",
+            "label": f"{r.supernet}, {objectives.title(r.objectives)} (Fig. 6.7)",
             "top1": r.top1,
             **({} if r.objectives == "acc" else {cost_of(r.objectives): r.second}),
         }
@@ -392,7 +394,7 @@ def on_axes(paper, x, y):
 def scale(rows, axis):
     """ "log" for a cost that spans more than a factor of ten, else "linear"."""
     least, most = rows[axis].min(), rows[axis].max()
-    return "log" if axis in figures6.UNITS and most > 10 * least > 0 else "linear"
+    return "log" if axis in objectives.OBJECTIVES and most > 10 * least > 0 else "linear"
 
 
 def log_ticks(least, most):
@@ -466,7 +468,7 @@ def kind_of(rows):
 
 def _legend(fig, rows, points, lines, marked):
     grey = {"color": GREY, "ls": ""}
-    names = figures5.in_order(rows.supernet.unique())
+    names = in_order(rows.supernet.unique())
     handles = [Line2D([], [], color=COLOURS[s], marker="s", ls="", label=s) for s in names]
     handles += [
         Line2D([], [], color=GREY, lw=1.1, ls=DASHES[p][0], label=f"phase {p}")
@@ -481,7 +483,7 @@ def _legend(fig, rows, points, lines, marked):
         handles.append(
             Line2D([], [], marker="o", ms=12, mfc="none", mec="black", ls="", label="recommended")
         )
-    handles += [figures6.DIAMOND] * bool(points) + [
+    handles += [fronts.DIAMOND] * bool(points) + [
         Line2D([], [], color="black", lw=0.8, ls="--", label="printed best")
     ] * bool(lines)
     fig.legend(
@@ -553,7 +555,7 @@ def words(row):
         "test top-1": _top1(row.test_top1, row.n_test),
         "post-processed, test": MISSING
         if np.isnan(row.post_top1)
-        else f"{_top1(row.post_top1, row.n_test)} {figures6.METHODS[row.post_method]}",
+        else f"{_top1(row.post_top1, row.n_test)} {METHODS.get(row.post_method, row.post_method)}",
         "predicted, measured": "in the first archive"
         if np.isnan(row.predicted)
         else f"{row.predicted:.2f}, {row.measured:.2f} % then",
@@ -586,10 +588,11 @@ def side_by_side(rows, heads, caption):
 
 
 def summary(row, exported=None):
-    """`words` of one row as a table for a notebook, and what `export_row` said of it: pandas
-    Styler."""
-    told = words(row) | ({} if not exported else {"exported": exported_line(exported)})
-    return tables.styled(
+    """`words` of one row as a table for a notebook, and what `export_row` said of it:
+    `tables.Table`."""
+    said = {"exported": html.escape(exported_line(exported))} if exported else {}
+    told = words(row) | said
+    return tables.Table(
         pd.DataFrame({"": told}),
         "<b>The recommended network</b>; &plusmn;: standard error of the "
         "split and spread of repeated runs",

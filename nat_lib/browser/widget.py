@@ -35,8 +35,7 @@ from nat_lib.browser.table import (
     side_by_side,
 )
 from nat_lib.errors import Refusal
-from nat_lib.report import figures5
-from nat_lib.report.style import COLOURS, GREY
+from nat_lib.report.style import COLOURS, GREY, in_order
 
 CSS = f"""<style>
 .nat-table {{ border-collapse: collapse; font-size: 11.5px; line-height: 1.4; white-space: nowrap }}
@@ -596,7 +595,7 @@ def _status(rows):
         return "Nothing to show: choose other searches or widen the limits."
     names = " ".join(
         f"<b style='color:{COLOURS[s]}'>&#9632;&nbsp;{s}</b>"
-        for s in figures5.in_order(rows.supernet.unique())
+        for s in in_order(rows.supernet.unique())
     )
     return (
         f"{names} &nbsp; {len(rows)} subnets shown: {rows.front.sum()} on {rows.search.nunique()} fronts, "

@@ -1,63 +1,40 @@
-"""Figures of chapter 5."""
+"""Figures of chapter 5, made from the frames of `results.chapter5` and of nothing else."""
 
-from itertools import product
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+import seaborn.objects as so
 
-from nat_lib.report.style import COLOURS, EXIT_COLOURS, GREY, thesis_style
-from nat_lib.results.names import NOT_RUN, TEACHERS, WIDTHS
+from nat_lib.report import panels
+from nat_lib.report.panels import line, marker, patch
+from nat_lib.report.style import (
+    EXITS,
+    GREY,
+    TEACHER_WORDS,
+    exit_colour,
+    in_order,
+    palette,
+    thesis_style,
+)
+from nat_lib.report.tables5 import STEPS
+from nat_lib.results.names import NOT_RUN, RUN_ON, TEACHERS, WIDTHS, extended, name_of
 from nat_lib.results.printed import printed
 
-STEPS = {
-    "ER": "Resolution",
-    "EKS": "Kernel size",
-    "EL": "Level",
-    "EX": "Exit",
-    "ED": "Depth",
-    "EW": "Width",
-}
+BEFORE = "#222222"  # before the teachers differ
+DASHES = {"fixed": "--", "any": "-", "pet": "-"}
+OF_TEACHERS = [line("fixed teacher", ls="--"), line("progressive teacher")]
 
 
-# ------------------------------------------------------------------------------------------ figures
+def _dashes(teachers):
+    """{teacher: line style}; an unknown one is dotted."""
+    return {teacher: DASHES.get(teacher, ":") for teacher in dict.fromkeys(teachers)}
 
 
-def panel_grid(n, columns, size, **options):
-    """n axes in rows of `columns`, the unused ones hidden; size: inches of one panel."""
-    rows = -(-n // columns)
-    fig, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(size[0] * columns, size[1] * rows),
-        layout="constrained",
-        squeeze=False,
-        **options,
-    )
-    for ax in axes.flat[n:]:
-        ax.set_visible(False)
-    return fig, list(axes.flat[:n])
-
-
-def empty_panel(message):
-    """A figure that says why it is empty."""
-    fig, ax = plt.subplots(figsize=(6, 1.2))
-    ax.axis("off")
-    fig.text(0.5, 0.5, message, ha="center", va="center", color=GREY)
-    fig.rows = pd.DataFrame()
-    return fig
-
-
-def _line(teacher):
-    """Fixed teachers are dashed with open markers, in every figure."""
-    return {"ls": "--", "mfc": "white", "lw": 1.0} if teacher == "fixed" else {"ls": "-", "lw": 1.4}
-
-
-def in_order(supernets):
-    return [s for s in COLOURS if s in set(supernets)]
+def _phases_in_order(found):
+    """The phases of Table 5.2 in its order, then those that only we ran."""
+    found = list(dict.fromkeys(found))
+    return [p for p in extended(printed("table_5_2").phase, found) if p in found]
 
 
 @thesis_style
@@ -70,148 +47,148 @@ def learning_curves(phases, width):
     """
     here = phases[phases.wm == str(width)]
     if here.empty:
-        return empty_panel(f"Learning curves at width {width}: {NOT_RUN}")
+        return panels.empty(f"Learning curves at width {width}: {NOT_RUN}")
     names = in_order(here.supernet)
-    fig, axes = panel_grid(len(names), 2, (5.2, 2.3), sharey=True)
-    order, plotted = list(printed("table_5_2").phase), []
-    tight = here.groupby("supernet").phase.nunique().max() > 8
-    for ax, name in zip(axes, names, strict=True):
-        mine = here[here.supernet == name]
-        lengths = mine.groupby("phase").epochs.max()
-        start = dict(
-            zip(
-                lengths.reindex(order).dropna().index,
-                np.cumsum([0, *lengths.reindex(order).dropna()]),
-                strict=False,
-            )
+    spans = {name: _spans(here[here.supernet == name]) for name in names}
+    rows = pd.concat([_history(p, spans[p.supernet]) for p in here.itertuples()], ignore_index=True)
+    rows = rows.assign(place=rows.supernet.map(names.index)).sort_values("place", kind="stable")
+    rows = rows.drop(columns="place").reset_index(drop=True)
+    shown = pd.concat([_joined(rows), _curves(rows)], ignore_index=True)
+    dots = 3.5 if rows.epoch.max() < 100 else 0.0
+    drawn = (
+        panels.plot(shown, x="epoch", y="val_top1", color="colour", linestyle="teacher")
+        .add(
+            so.Line(marker="o"),
+            alpha="kind",
+            linewidth="kind",
+            pointsize="kind",
+            group="run",
+            legend=False,
         )
-        for i, (phase, at) in enumerate(start.items()):
-            ax.axvspan(
-                at, at + lengths[phase], color="#f3f3f3" if i % 2 else "white", lw=0, zorder=0
-            )
-            ax.text(
-                at + lengths[phase] / 2,
-                1.01,
-                phase,
-                transform=ax.get_xaxis_transform(),
-                ha="center",
-                va="bottom",
-                fontsize=6.5,
-                color="#666666",
-                rotation=35 if tight else 0,
-            )
-        for p in mine.itertuples():
-            curve = pd.read_csv(Path(p.folder) / "history.csv")
-            x = start[p.phase] + curve.epoch - 0.5  # the middle of the epoch
-            ax.plot(
-                x,
-                curve.val_top1,
-                **_line(p.teacher),
-                marker="o" if len(x) < 12 else None,
-                ms=3,
-                color="#222222" if p.teacher == "any" else COLOURS[name],
-            )
-            plotted.append(
-                pd.DataFrame(
-                    {
-                        "supernet": name,
-                        "wm": p.wm,
-                        "seed": p.seed,
-                        "teacher": p.teacher,
-                        "phase": p.phase,
-                        "epoch": x,
-                        "val_top1": curve.val_top1,
-                    }
-                )
-            )
-        whole = pd.concat(plotted[-len(mine) :])
-        for teacher, seed in product(sorted(set(whole.teacher) - {"any"}), sorted(set(whole.seed))):
-            line = whole[whole.teacher.isin(["any", teacher]) & (whole.seed == seed)].sort_values(
-                "epoch"
-            )
-            ax.plot(
-                line.epoch,
-                line.val_top1,
-                **_line(teacher) | {"lw": 0.5},
-                alpha=0.5,
-                color=COLOURS[name],
-                zorder=1,
-            )
-        ax.set_title(name, pad=22 if tight else 14, color=COLOURS[name])
-        ax.set_xlim(0, sum(lengths))
-    for ax in axes[::2]:
-        ax.set_ylabel("validation top-1 (%)")
-    fig.supxlabel("epoch, all phases in a row", fontsize=8.5)
-    fig.legend(
-        handles=[
-            Line2D([], [], color="#222222", label="before the teachers differ"),
-            Line2D([], [], color=GREY, ls="--", label="fixed teacher"),
-            Line2D([], [], color=GREY, label="progressive teacher"),
-        ],
-        loc="outside upper center",
-        ncols=3,
+        .scale(
+            color=palette(rows.supernet) | {"before": BEFORE},
+            linestyle=_dashes(rows.teacher),
+            alpha={"joined": 0.5, "curve": 1.0},
+            linewidth={"joined": 0.5, "curve": 1.4},
+            pointsize={"joined": 0.0, "curve": dots},
+        )
     )
-    fig.rows = pd.concat(plotted, ignore_index=True)
+    size, ylabel = (5.2, 2.3), "validation top-1 (%)"
+    fig, axes = panels.wrapped(drawn, "supernet", names, size, ylabel, x=False, y=True)
+    for name, ax in axes.items():
+        _shade(ax, spans[name], tight=max(map(len, spans.values())) > 8)
+        panels.xlabel(ax, "")
+    panels.note(fig, "epoch, all phases in a row")
+    panels.legend(fig, line(TEACHER_WORDS["any"], BEFORE), *OF_TEACHERS)
+    fig.rows = rows
     return fig
+
+
+def _spans(mine):
+    """{phase: (first epoch, last epoch)} of one supernet, all phases in a row."""
+    lengths, spans, start = mine.groupby("phase").epochs.max(), {}, 0
+    for phase in _phases_in_order(mine.phase):
+        spans[phase] = (start, start + lengths[phase])
+        start = spans[phase][1]
+    return spans
+
+
+def _history(p, spans):
+    curve = pd.read_csv(Path(p.folder) / "history.csv")
+    return pd.DataFrame(
+        {
+            "supernet": p.supernet,
+            "wm": p.wm,
+            "seed": p.seed,
+            "teacher": p.teacher,
+            "phase": p.phase,
+            "epoch": spans[p.phase][0] + curve.epoch - 0.5,  # the middle of the epoch
+            "val_top1": curve.val_top1,
+        }
+    )
+
+
+def _curves(rows):
+    """One curve per training."""
+    colour = np.where(rows.teacher == "any", "before", rows.supernet)
+    run = rows.teacher + rows.phase + rows.seed.astype(str)
+    return rows.assign(kind="curve", colour=colour, run=run)
+
+
+def _joined(rows):
+    """The thin lines behind the curves: what the runs of one teacher share, then its own."""
+    parts = []
+    for teacher in [t for t in dict.fromkeys(rows.teacher) if t != "any"] or ["any"]:
+        part = rows[rows.teacher.isin(["any", teacher])]
+        run = f"joined {teacher}" + part.seed.astype(str)
+        parts.append(part.assign(kind="joined", colour=part.supernet, teacher=teacher, run=run))
+    return pd.concat(parts)
+
+
+def _shade(ax, spans, tight):
+    """Every second phase on grey, the names of all above the panel."""
+    for i, (phase, (start, end)) in enumerate(spans.items()):
+        ax.axvspan(start, end, color="#f3f3f3" if i % 2 else "white", lw=0, zorder=0)
+        ax.text(
+            (start + end) / 2,
+            1.01,
+            phase,
+            transform=ax.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=6.5,
+            color="#666666",
+            rotation=35 if tight else 0,
+        )
+    ax.set_title(ax.get_title(loc="left"), pad=22 if tight else 14, color=ax.title.get_color())
+    ax.set_xlim(0, end)
 
 
 @thesis_style
 def best_bars(cells):
-    """Best subnet of every supernet at the end of training: ours as bars (fixed, progressive),
-    printed as markers."""
-    end = cells[(cells.step == "EW") & (cells.stat == "best")]
-    names = in_order(end.supernet)
-    fig, axes = panel_grid(2, 2, (5.0, 3.0), sharey=True)
-    for ax, width in zip(axes, WIDTHS, strict=True):
-        for i, name in enumerate(names):
-            for side, teacher in ((-0.2, "fixed"), (0.2, "pet")):
-                cell = end[
-                    (end.wm == width) & (end.supernet == name) & (end.teacher == teacher)
-                ].iloc[0]
-                if np.isnan(cell.ours):
-                    ax.text(
-                        i + side,
-                        1,
-                        "not run",
-                        rotation=90,
-                        ha="center",
-                        va="bottom",
-                        fontsize=6.5,
-                        color=GREY,
-                    )
-                else:
-                    ax.bar(
-                        i + side,
-                        cell.ours,
-                        0.36,
-                        yerr=cell.uncertainty,
-                        color=COLOURS[name],
-                        lw=0.8,
-                        alpha=0.5 if teacher == "fixed" else 1,
-                        hatch="////" if teacher == "fixed" else None,
-                        edgecolor="white",
-                        error_kw={"lw": 0.8, "ecolor": "#333333"},
-                    )
-                ax.plot(
-                    i + side, cell.printed, "D", ms=4, mfc="black", mec="white", mew=0.7, zorder=5
-                )
-        ax.set_title(f"width {width}")
+    """Best subnet of every supernet at the end of training, a column per width: ours as bars (fixed
+    pale, progressive full).
+
+    Printed values are diamonds on the bars where ours were made as the thesis made its own; else
+    they stand in a row of their own, as they say nothing of bars of another data set.
+    """
+    end = cells[(cells.step == "EW") & (cells.stat == "best")].reset_index(drop=True)
+    names, widths = in_order(end.supernet), extended(WIDTHS, end.wm)
+    judged = bool(end.comparable[end.ours.notna()].all()) and end.ours.notna().any()
+    place = end.supernet.map(names.index) + end.teacher.map({"fixed": -0.2, "pet": 0.2}).fillna(0)
+    shown = end.assign(place=place, value=end.ours, source="ours")
+    if not judged:
+        paper = shown.assign(value=end.printed, source=f"printed, {name_of(RUN_ON['eps'])}")
+        shown = pd.concat([shown, paper.assign(uncertainty=np.nan)], ignore_index=True)
+    sources = list(dict.fromkeys(shown.source))
+    shown = shown[shown.value.notna().groupby(shown.source).transform("any")]
+    shown = panels.with_errors(shown, "value", "uncertainty")
+    drawn = (
+        panels.plot(shown[shown.value.notna()], x="place", y="value", color="supernet")
+        .add(so.Bar(width=0.9, edgewidth=0), alpha="teacher", legend=False)
+        .add(panels.ERRORS, color=None, **panels.OF_ERRORS)
+        .scale(color=palette(names), alpha={"fixed": 0.45, "pet": 1.0})
+    )
+    rows = ("source", sources)
+    ylabel = "test top-1 (%)"
+    fig, axes = panels.grid(drawn, shown, rows, ("wm", widths), (5.0, 2.4), ylabel, True, "row")
+    for (source, width), ax in axes.items():
+        here = shown[(shown.source == source) & (shown.wm == width)]
+        for row in here[here.value.isna()].itertuples():
+            ax.text(row.place, 1, "not run", rotation=90, ha="center", va="bottom", **NOTE)
+        if judged:
+            ax.plot(here.place, here.printed, "D", ms=4, mfc="black", mec="white", zorder=5)
         ax.set_ylim(bottom=0)
         ax.set_xticks(range(len(names)), names, rotation=30)
-    axes[0].set_ylabel("best subnet, test top-1 (%)")
-    fig.legend(
-        handles=[
-            Patch(fc=GREY, alpha=0.5, hatch="////", ec="white", label="fixed teacher"),
-            Patch(fc=GREY, label="progressive teacher"),
-            Line2D([], [], ls="", marker="D", color="black", ms=4, label="printed in the thesis"),
-        ],
-        loc="outside upper center",
-        ncols=3,
-    )
-    fig.rows = end[
-        ["wm", "supernet", "teacher", "ours", "uncertainty", "seeds", "printed", "verdict"]
-    ]
+        ax.tick_params(labelbottom=True)
+    diamonds = [marker("printed in the thesis", "D", "black")] if judged else []
+    panels.legend(fig, patch("fixed teacher", alpha=0.45), patch("progressive teacher"), *diamonds)
+    columns = ["wm", "supernet", "teacher", "ours", "uncertainty", "seeds", "printed", "verdict"]
+    fig.rows = end[columns]
     return fig
+
+
+NOTE = {"fontsize": 6.5, "color": GREY}
 
 
 @thesis_style
@@ -219,37 +196,61 @@ def best_per_step(cells, width):
     """Best top-1 per supernet and step (executive summary, Figure 4): printed on the left, ours on
     the right.
 
-    A step that a supernet does not execute repeats the last value.
+    A step that a supernet does not execute repeats the last value. Where ours fall although the
+    printed curves rise, a line below says what the budget was too small for.
     """
     rows = cells[(cells.wm == str(width)) & (cells.stat == "best")].copy()
-    rows["order"] = rows.step.map(list(STEPS).index)
+    steps = extended(STEPS, rows.step)
+    rows["order"] = rows.step.map(steps.index)
     rows = rows.sort_values("order", kind="stable")
     filled = rows.groupby(["supernet", "teacher"])[["printed", "ours"]].ffill()
     # Carried on only over a step the supernet does not have: a step that was not run stays a gap.
     rows[["printed", "ours"]] = filled.where(rows.applicable == "0", rows[["printed", "ours"]])
-    fig, axes = panel_grid(2, 2, (5.0, 3.2))
-    for ax, column, title in zip(
-        axes, ("printed", "ours"), ("printed in the thesis", "ours"), strict=True
-    ):
-        for (name, teacher), line in rows.groupby(["supernet", "teacher"]):
-            ax.plot(
-                line.order, line[column], **_line(teacher), marker="o", ms=3, color=COLOURS[name]
-            )
-        ax.set_title(f"{title}, width {width}")
-        ax.set_xticks(range(len(STEPS)), list(STEPS.values()))
-    if rows.ours.isna().all():
-        axes[1].text(0.5, 0.5, NOT_RUN, transform=axes[1].transAxes, ha="center", color=GREY)
-    axes[0].set_ylabel("best subnet, test top-1 (%)")
-    fig.legend(
-        handles=[Line2D([], [], color=COLOURS[n], label=n) for n in in_order(rows.supernet)]
-        + [
-            Line2D([], [], color=GREY, ls="--", label="fixed"),
-            Line2D([], [], color=GREY, label="progressive"),
-        ],
-        loc="outside right upper",
+    shown = rows.melt(
+        ["supernet", "teacher", "order"], ["printed", "ours"], "source", "top1"
+    ).dropna()
+    colours = palette(rows.supernet)
+    drawn = (
+        panels.plot(shown, x="order", y="top1", color="supernet", linestyle="teacher")
+        .add(so.Line(marker="o", pointsize=3.5, linewidth=1.3), legend=False)
+        .scale(color=colours, linestyle=_dashes(rows.teacher))
     )
-    fig.rows = rows[["wm", "supernet", "teacher", "step", "applicable", "printed", "ours", "seeds"]]
+    names = [name for name in ("printed", "ours") if name in set(shown.source)]
+    size, ylabel = (5.0, 3.2), "best subnet, test top-1 (%)"
+    fig, axes = panels.wrapped(drawn, "source", names, size, ylabel, x=True, y=False)
+    for name, ax in axes.items():
+        words = {"printed": f"printed in the thesis, {name_of(RUN_ON['eps'])}"}.get(name, name)
+        ax.set_title(f"{words}, width {width}")
+        ax.set_xticks(range(len(steps)), [STEPS.get(step, step) for step in steps])
+    said = too_small(rows) if "ours" in names else f"ours: {NOT_RUN}"
+    panels.note(fig, said)
+    panels.legend(fig, *(line(n, c) for n, c in colours.items()), *OF_TEACHERS)
+    columns = ["wm", "supernet", "teacher", "step", "applicable", "printed", "ours", "seeds"]
+    fig.rows = rows[columns]
     return fig
+
+
+def too_small(rows):
+    """What the curves of `best_per_step` say about the budget, in one sentence; "" where ours do
+    not fall more than noise after the first step, or the printed ones fall as well.
+
+    rows : supernet, teacher, order, printed, ours, uncertainty
+    """
+    fallen = []
+    runs = rows[rows.ours.notna()].groupby(["supernet", "teacher"], sort=False)
+    for (supernet, _), run in runs:
+        first, last = run.iloc[0], run.iloc[-1]
+        noise = 2 * np.hypot(first.uncertainty, last.uncertainty)
+        falls = first.ours - last.ours > np.fmax(noise, 0)
+        if falls and last.printed > first.printed:
+            fallen.append(supernet)
+    if not fallen:
+        return ""
+    return (
+        f"In {len(fallen)} of {runs.ngroups} runs of ours the best subnet is worse after the last "
+        "step than after the first, where the thesis's is better: each phase had too few training "
+        "steps to win back what opening new choices costs."
+    )
 
 
 @thesis_style
@@ -263,52 +264,48 @@ def teacher_quality(phases, width):
     """
     here = phases[(phases.wm == str(width)) & phases.ensemble_top1.notna()]
     if here.empty:
-        return empty_panel(f"Teacher quality at width {width}: {NOT_RUN}")
-    names, plotted = in_order(here.supernet), []
-    fig, axes = panel_grid(len(names), 2, (5.2, 2.3), sharey=True)
-    for ax, name in zip(axes, names, strict=True):
-        mine = here[here.supernet == name]
-        order = [p for p in printed("table_5_2").phase if p in set(mine.phase)]
-        for teacher in TEACHERS:
-            mean = _teacher_rows(mine[mine.teacher.isin(["any", teacher])])
-            for e, line in mean.groupby("exit"):
-                line = line.set_index("phase").reindex(order)
-                colour = COLOURS[name] if e == 0 else EXIT_COLOURS(1 - e / 6)
-                ax.plot(
-                    range(len(order)),
-                    line.top1,
-                    **_line(teacher) | {"lw": 2 if e == 0 else 0.9},
-                    color=colour,
-                    marker="o",
-                    ms=3.5 if e == 0 else 2,
-                    zorder=3 if e == 0 else 2,
-                )
-            plotted.append(mean.assign(supernet=name, wm=str(width), teacher=teacher))
-        ax.set_title(name, color=COLOURS[name])
-        ax.set_xticks(range(len(order)), order, rotation=0 if len(order) < 9 else 30)
-    for ax in axes[::2]:
-        ax.set_ylabel("validation top-1 (%)")
-    fig.legend(
-        handles=[Line2D([], [], color=GREY, lw=2, label="ensemble (what teaches)")]
-        + [Line2D([], [], color=EXIT_COLOURS(1 - e / 6), label=f"exit {e}") for e in range(1, 6)]
-        + [
-            Line2D([], [], color=GREY, ls="--", label="fixed"),
-            Line2D([], [], color=GREY, label="progressive"),
-        ],
-        loc="outside upper center",
-        ncols=4,
+        return panels.empty(f"Teacher quality at width {width}: {NOT_RUN}")
+    names = in_order(here.supernet)
+    teachers = extended(TEACHERS, [t for t in here.teacher if t != "any"])
+    rows = pd.concat(
+        [_teacher(here, name, teacher, width) for name in names for teacher in teachers],
+        ignore_index=True,
     )
-    fig.rows = pd.concat(plotted, ignore_index=True)
+    order = {n: _phases_in_order(here.phase[here.supernet == n]) for n in names}
+    shown = rows.assign(
+        place=[order[r.supernet].index(r.phase) for r in rows.itertuples()],
+        colour=np.where(rows.exit == 0, rows.supernet, "exit " + rows.exit.astype(str)),
+        weight=np.where(rows.exit == 0, "ensemble", "exit"),
+    )
+    exits = {f"exit {e}": exit_colour(e) for e in sorted(set(rows.exit) | set(EXITS)) if e}
+    drawn = (
+        panels.plot(shown, x="place", y="top1", color="colour", linestyle="teacher")
+        .add(so.Line(marker="o", pointsize=3), linewidth="weight", legend=False)
+        .scale(
+            color=palette(names) | exits,
+            linestyle=_dashes(teachers),
+            linewidth={"ensemble": 2.0, "exit": 0.9},
+        )
+    )
+    size, ylabel = (5.2, 2.3), "validation top-1 (%)"
+    fig, axes = panels.wrapped(drawn, "supernet", names, size, ylabel, x=False, y=True)
+    for name, ax in axes.items():
+        many = len(order[name]) > 8
+        ax.set_xticks(range(len(order[name])), order[name], rotation=30 if many else 0)
+    handles = [line("ensemble (what teaches)", lw=2), *(line(e, c) for e, c in exits.items())]
+    panels.legend(fig, *handles, *OF_TEACHERS)
+    fig.rows = rows
     return fig
 
 
-def _teacher_rows(phases):
+def _teacher(here, name, teacher, width):
     """Mean over seeds of teacher.csv: exit (0 = ensemble), phase, top1; a single exit is its own
     ensemble."""
+    mine = here[(here.supernet == name) & here.teacher.isin(["any", teacher])]
     frames = [
-        pd.read_csv(Path(p.folder) / "teacher.csv").assign(phase=p.phase)
-        for p in phases.itertuples()
+        pd.read_csv(Path(p.folder) / "teacher.csv").assign(phase=p.phase) for p in mine.itertuples()
     ]
     rows = pd.concat(frames or [pd.DataFrame({"exit": [], "phase": [], "top1": []})])
     rows = rows[rows.exit == 0] if rows.exit.nunique() == 2 else rows
-    return rows.groupby(["exit", "phase"], as_index=False).top1.mean()
+    mean = rows.groupby(["exit", "phase"], as_index=False).top1.mean().astype({"exit": int})
+    return mean.assign(supernet=name, wm=str(width), teacher=teacher)

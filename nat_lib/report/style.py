@@ -13,6 +13,7 @@ from PIL import Image as Picture
 
 from nat_lib import files
 from nat_lib.results.printed import printed
+from nat_lib.search import predictors
 
 # One colour per supernet, everywhere: single-exit cool, early-exit warm (the muted scheme of Paul
 # Tol, safe for all common kinds of colour blindness).
@@ -27,8 +28,16 @@ COLOURS = {
     "EE_P": "#AA4499",
     "EE_DP": "#882255",
 }
-EXIT_COLOURS = plt.get_cmap("viridis")
+EXIT_COLOURS, EXITS = plt.get_cmap("viridis"), range(1, 6)
 GREY = "#8a8a8a"
+PREDICTOR_COLOURS = {row.label: row.colour for row in predictors.PREDICTORS.values()}
+METHODS = {"none": "as found", "std": "standard", "ens": "AEP-based"}
+METHOD_COLOURS = {"none": "#444444", "std": "#117733", "ens": "#CC3311"}  # as the thesis has them
+METHOD_MARKERS = {"none": "o", "std": "^", "ens": "s"}
+WEIGHT_MARKERS = {"ASC": "^", "DESC": "v", "UNIF": "s", "MIX": "X", "-": "o"}
+OPTIMIZER_COLOURS = {"-": "#444444", "SGD": "#117733", "AdamW": "#CC3311", "Ranger": "#33668F"}
+TEACHER_WORDS = {"any": "before the teachers differ", "fixed": "fixed", "pet": "progressive"}
+ENCODINGS = {"integer": "integer", "onehot": "one-hot"}
 DPI, SHOWN = 130, 96  # pixels per inch of a saved figure, and as a notebook shows it
 STYLE = {
     "font.size": 8.5,
@@ -55,6 +64,18 @@ STYLE = {
 def colour_of(supernet):
     """The colour of a supernet; one that has none of its own is grey."""
     return COLOURS.get(supernet, GREY)
+
+
+def palette(names, colours=COLOURS):
+    """{name: colour}: those of the table that occur, in its order, then in grey what it lacks."""
+    names = list(dict.fromkeys(names))
+    known = [name for name in colours if name in names]
+    return {name: colours.get(name, GREY) for name in dict.fromkeys([*known, *names])}
+
+
+def in_order(supernets):
+    """The supernets in the order of the thesis; those that it does not have come last."""
+    return list(palette(supernets))
 
 
 def exit_colour(exit):

@@ -1,405 +1,314 @@
-"""Tables and figures beside the printed ones, made from the reports of finished cells and from
-nothing else.
+"""Tables for a notebook: ours above the printed value, a caption that wraps, a box that scrolls.
 
-A cell that was not run is shown as such (a dash), a step a supernet does not have as X, as the
-thesis prints it. Whatever a table or figure shows also goes to a CSV: `save`. The same reports give
-the same bytes.
+Whatever a chapter shows goes through `entry` (one place of a table), `paired` (rows and columns in
+the order of the thesis) and `Table` (what a notebook and the page show). What was not run says so,
+what the thesis does not print says so, and X is a step that a supernet does not have. Text that
+comes from files is escaped here: labels by `Table`, entries by whoever makes them HTML.
 """
 
 import html
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 
 from nat_lib import files
-from nat_lib.data.catalogue import BY_THESIS as DATASETS
-from nat_lib.report.figures5 import STEPS
 from nat_lib.report.style import GREY
-from nat_lib.results.names import DATASETS, MISSING, NOT_RUN, TEACHERS
-from nat_lib.results.printed import printed
+from nat_lib.results.names import NOT_PRINTED, NOT_RUN, name_of
 
-
-def provenance(results):
-    """One line on where a table's numbers come from: profile, data set, seeds, share of the grid,
-    sizes."""
-    if results.empty:
-        return "No finished run yet: every cell is " + NOT_RUN + "."
-
-    def listed(column):
-        return ", ".join(str(x) for x in sorted(results[column].unique()))
-
-    part = (
-        "" if (results.n == results.n_full).all() else "; only part of the grid of subnets scored"
-    )
-    return (
-        f"Profile: {listed('profile')}; data set: {listed('dataset')}; seeds: {listed('seed')}; "
-        f"{listed('n_test')} test images{part}."
-    )
-
-
-# ------------------------------------------------------------------------------------------- tables
-
-CELL_COLOUR = {"reproduced": "#1b7837", "above": "#b35806", "below": "#b35806"}
-TABLE_CSS = [
+VERDICT_COLOUR = {"reproduced": "#1b7837", "above": "#b35806", "below": "#b35806"}
+CSS = [
     {"selector": "th", "props": "text-align:center; font-weight:600; padding:3px 7px"},
     {"selector": "td", "props": "text-align:center; padding:3px 7px; white-space:nowrap"},
-    {"selector": "caption", "props": "caption-side:top; text-align:left; padding-bottom:6px"},
-    {"selector": "", "props": "font-size:88%; border-collapse:collapse"},
+    {"selector": "", "props": "font-size:88%; border-collapse:collapse; margin:0"},
 ]
+BLANK = ""
+MOST = 12  # numbers in a sentence
 
 
 def grey(text):
+    """HTML in grey."""
     return f'<span style="color:{GREY}">{text}</span>'
 
 
-def styled(frame, caption):
-    """A frame of HTML cells as a table that reads well in a notebook."""
-    return (
-        frame.style.set_uuid(files.hash_of(caption))
-        .set_table_styles(TABLE_CSS)
-        .set_caption(caption)
-    )
+NO_RUN, NO_PRINT, X = grey("not run"), grey(NOT_PRINTED), grey("X")
 
 
-def table_eps(cells, width, caption=""):
-    """Table 5.3 (width "1.0") or 5.4 ("1.2") in the layout of the thesis, ours above the printed
-    value in grey.
+@dataclass(frozen=True)
+class Table:
+    """A frame of HTML under a caption that is as wide as the page, in a box that scrolls.
 
-    cells   : of `eps_cells`.  X: the supernet does not have the step.  Dash: not run in this
-              profile
-    returns : pandas Styler; its `.data` is the table
+    data    : what stands in the table; labels of rows and columns are plain text
+    caption : HTML
+    text    : columns of prose, by place: they wrap and get the width that is left
+    index   : show the labels of the rows
     """
-    rows = cells[cells.wm == str(width)]
-    text = rows.assign(
-        cell=[_cell_html(c) for c in rows.itertuples()],
-        step=rows.step.map(STEPS),
-        supernet=rows.supernet.astype(pd.CategoricalDtype(list(dict.fromkeys(rows.supernet)))),
-        teacher=rows.teacher.map(TEACHERS),
-    )
-    table = text.pivot(index=["supernet", "teacher"], columns=["step", "stat"], values="cell")
-    table = table[[(s, k) for s in STEPS.values() for k in ("avg", "best")]]
-    table.columns.names = table.index.names = [None, None]
-    number = {"1.0": "5.3", "1.2": "5.4"}[str(width)]
-    return styled(
-        table,
-        f"<b>Table {number}</b>, width {width}: test top-1 (%) of the subnets after each step; "
-        f"{grey('printed value below')}. {html.escape(caption)}",
-    )
 
+    data: pd.DataFrame
+    caption: str
+    text: tuple = ()
+    index: bool = True
 
-def _cell_html(c):
-    if c.applicable == "0":
-        return grey("X")
-    if np.isnan(c.ours):
-        return f"{MISSING}<br>{grey(f'{c.printed:.2f}')}"
-    spread = f"&plusmn;{c.uncertainty:.1f}" + (
-        f" <small>({int(c.seeds)})</small>" if c.seeds > 1 else ""
-    )
-    colour = CELL_COLOUR.get(c.verdict, "inherit")
-    return (
-        f'<span title="{c.verdict}, {c.difference:+.2f} points, {int(c.n)} of {int(c.n_full)} subnets" '
-        f'style="color:{colour}"><b>{c.ours:.2f}</b>{spread}</span><br>{grey(f"{c.printed:.2f}")}'
-    )
-
-
-def table_5_2(configured, phases):
-    """The phases of extended progressive shrinking: printed, as the code has them, and as the runs
-    used them.
-
-    configured : rows with name, step, lr, epochs, warmup, subnets (shrink.PHASES)
-    phases     : `eps_phases` of the runs (may be empty), or what is configured: rows with phase,
-                 lr, recipe_epochs, warmup, batch_size, steps
-    returns    : DataFrame, one row per phase; `same`: the code has the printed values
-    """
-    names = ("learning_rate", "epochs", "warmup_epochs", "subnets_per_batch")
-    paper = printed("table_5_2").set_index("phase")
-    run_columns = {
-        "lr": "lr",
-        "epochs": "recipe_epochs",
-        "warmup": "warmup",
-        "batch": "batch_size",
-        "steps": "steps",
-    }
-    rows = []
-    for p in configured:
-        run = phases[phases.phase == p.name]
-        row = {"phase": p.name, "step": p.step, "same": paper.step[p.name] == p.step}
-        for name, value in zip(names, (p.lr, p.epochs, p.warmup, p.subnets), strict=True):
-            row |= {f"{name}_printed": float(paper.loc[p.name, name]), name: value}
-            row["same"] &= row[f"{name}_printed"] == value
-        rows.append(
-            row
-            | {
-                f"{name}_run": " / ".join(f"{x:g}" for x in sorted(run[column].unique())) or MISSING
-                for name, column in run_columns.items()
-            }
+    def to_html(self):
+        """The whole as HTML; equal input gives equal bytes."""
+        styler = self.data.style.set_uuid(files.hash_of(self.caption))
+        css = list(CSS)
+        if self.text:
+            prose = ", ".join(f"td.col{i}" for i in self.text)
+            css.append({"selector": prose, "props": "white-space:normal; text-align:left"})
+            css.append({"selector": f"td.col{self.text[0]}", "props": "width:40%; min-width:16em"})
+            css.append({"selector": "", "props": "width:100%"})
+        styler = styler.set_table_styles(css)
+        for axis in (0, 1):
+            styler = styler.format_index(escape="html", axis=axis)
+        if not self.index:
+            styler = styler.hide(axis="index")
+        caption = f'<figcaption style="padding-bottom:6px">{self.caption}</figcaption>'
+        return (
+            f'<figure class="nat-table" style="margin:.7em 0">{caption}'
+            f'<div style="overflow-x:auto">{styler.to_html()}</div></figure>'
         )
-    return pd.DataFrame(rows)
+
+    def _repr_html_(self):
+        return self.to_html()
 
 
-def show_table_5_2(table):
-    """`table_5_2` for a notebook: printed values in grey, then the code's, then the runs'."""
-    pairs = {
-        "learning rate": "learning_rate",
-        "epochs": "epochs",
-        "warm-up": "warmup_epochs",
-        "subnets": "subnets_per_batch",
-    }
-    view = pd.DataFrame(
-        {
-            ("", "step"): table.step,
-            **{
-                ("thesis and code", k): [
-                    f"{ours:g} {grey(f'{paper:g}')}"
-                    for ours, paper in zip(table[c], table[f"{c}_printed"], strict=True)
-                ]
-                for k, c in pairs.items()
-            },
-            ("", "same"): table.same.map({True: "yes", False: "no"}),
-            **{
-                ("this profile", k): table[f"{k}_run"]
-                for k in ("lr", "epochs", "warmup", "batch", "steps")
-            },
-        }
+# -------------------------------------------------------------------------------- places of a table
+
+
+def number(value, noise=np.nan, digits=2, sign=""):
+    """HTML of a value and its noise with the same decimals; None for no value.
+
+    sign : "+" shows the sign of positive values as well
+    """
+    if value is None or math.isnan(value):
+        return None
+    spread = "" if math.isnan(noise) else f"&plusmn;{noise:.{digits}f}"
+    return f"{value:{sign}.{digits}f}{spread}"
+
+
+def decimals(value, digits=3):
+    """After how many decimals a value has so many significant digits; at least 0."""
+    if not value or math.isnan(value):
+        return 0
+    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+def entry(
+    ours, printed=None, *, after="", verdict="", tip="", bold=False, bold_printed=False, small=()
+):
+    """One place of a table: ours above the printed value in grey.
+
+    ours    : HTML, see `number`; what follows a plus-minus sign is not coloured.  None: not run
+    after   : HTML behind ours, in plain type
+    printed : HTML.  None: the thesis prints nothing; "": the table compares with nothing
+    verdict : colours ours;  tip : what the pointer shows, plain text;  small : notes behind ours
+    """
+    below = NO_PRINT if printed is None else grey(f"<b>{printed}</b>" if bold_printed else printed)
+    below = BLANK if printed == "" else f"<br>{below}"
+    if ours is None:
+        return NO_RUN + below
+    value, sign, noise = ours.partition("&plusmn;")
+    colour, weight = VERDICT_COLOUR.get(verdict, "inherit"), "bold" if bold else "normal"
+    notes = f" <small>{', '.join(small)}</small>" if small else ""
+    about = "; ".join(part for part in (verdict, tip) if part)
+    return (
+        f'<span style="color:{colour}; font-weight:{weight}" title="{html.escape(about)}">'
+        f"{value}</span>{sign}{noise}{after}{notes}{below}"
     )
-    view.index = table.phase
-    return styled(
-        view,
-        f"<b>Table 5.2</b>, phases of extended progressive shrinking; {grey('printed values in grey')}",
+
+
+def of_seeds(seeds):
+    """The note that a number is a mean over several seeds."""
+    return (f"({int(seeds)})",) if seeds > 1 else ()
+
+
+# --------------------------------------------------------------------------------------- the tables
+
+
+def paired(rows, index, columns, caption, heads=None, order=None, missing=NO_RUN):
+    """A table of entries, in the order in which rows and columns first occur: `Table`.
+
+    rows           : DataFrame with the labels and `entry`
+    index, columns : names of the columns of `rows` that become rows and columns of the table
+    heads, order   : columns and rows that come first, in this order; missing ones are filled
+    missing        : what stands where there is no entry
+    """
+
+    def labels(names, first):
+        found = rows[names].itertuples(index=False, name=None) if len(names) > 1 else rows[names[0]]
+        return list(dict.fromkeys([*(first or ()), *found]))
+
+    view = rows.pivot(index=index, columns=columns, values="entry")
+    view = view.reindex(index=labels(index, order), columns=labels(columns, heads))
+    view.index.names, view.columns.names = [None] * len(index), [None] * len(columns)
+    return Table(view.astype(object).where(view.notna(), missing), caption)
+
+
+def nothing(title):
+    """The table of a study that has no results yet."""
+    return Table(pd.DataFrame({"": [NOT_RUN]}), title, index=False)
+
+
+def plain(frame, caption, digits=2, index=True, text=()):
+    """A frame as a small table: numbers rounded, text escaped, names of the index dropped.
+
+    caption : plain text;  text : columns of prose, by place
+    """
+
+    view = frame.apply(lambda column: _shown(column, digits)).astype(object)
+    view.index.names, view.columns.names = (
+        [None] * view.index.nlevels,
+        [None] * view.columns.nlevels,
     )
+    return Table(view, f"<b>{html.escape(caption)}</b>", text, index)
+
+
+def _shown(column, digits):
+    """The values of a column as HTML; whole numbers have no decimals."""
+    numbers = pd.to_numeric(column, errors="coerce").dropna()
+    whole = (numbers % 1 == 0).all()
+
+    def text(value):
+        if isinstance(value, float | np.floating):
+            return BLANK if math.isnan(value) else f"{value:.{0 if whole else digits}f}"
+        if isinstance(value, list | tuple | set):
+            return html.escape(", ".join(map(str, value)))
+        if isinstance(value, dict):
+            return html.escape(", ".join(f"{k} {v}" for k, v in value.items()))
+        return BLANK if value is None else html.escape(str(value))
+
+    return column.map(text)
+
+
+def facts(caption, **pairs):
+    """Names and what they are, as a table of two columns.  caption : plain text"""
+    frame = pd.DataFrame({"": pairs.values()}, index=[name.replace("_", " ") for name in pairs])
+    return plain(frame, caption)
+
+
+def sentence(text):
+    """A line of plain text that a notebook shows as prose."""
+    return HTML(f"<p>{html.escape(text)}</p>")
+
+
+def finished(report):
+    """A finished cell as one sentence: its name and what it counted.
+
+    report : what `cell.finish` returns; metrics may hold one level of {name: number}
+    """
+
+    def said(name, value):
+        if isinstance(value, dict):
+            parts = ", ".join(f"{k} {said('', v).strip()}" for k, v in value.items())
+            return f"{name} ({parts})"
+        if isinstance(value, float):
+            value = f"{value:.{min(decimals(value), 6)}f}"
+        return f"{name} {value}"
+
+    metrics = report["metrics"].items()
+    told = "; ".join(said(name.replace("_", " "), value) for name, value in metrics)
+    if len(metrics) > MOST:
+        told = f"{len(metrics)} numbers recorded"
+    return sentence(f"Finished {report['name']}: {told}.")
+
+
+def provenance(rows, *more):
+    """One line of plain text on where numbers come from.
+
+    rows : DataFrame with profile, dataset, seed and, if known, n_test;  more : further parts
+    """
+    if rows.empty:
+        return f"No finished run: {NOT_RUN}."
+    parts = [
+        f"Profile: {listed(sorted(set(rows.profile)))}",
+        f"data set: {listed(rows.dataset.map(name_of))}",
+        f"seeds: {listed(sorted(set(rows.seed)))}",
+        *more,
+    ]
+    if "n_test" in rows:
+        parts.append(f"{listed(sorted(set(rows.n_test)))} test images")
+    return "; ".join(parts) + "."
+
+
+def listed(items):
+    """Each once, in order of appearance, with commas."""
+    return ", ".join(str(item) for item in dict.fromkeys(items))
 
 
 def side_by_side(ours, paper, caption, remarks=None):
-    """Our table with every cell that differs from the printed one in colour, and the count of cells
-    that agree.
+    """Our table with every place that differs from the printed one in colour: `Table`.
 
-    ours, paper : DataFrames of text with equal rows and columns
-    remarks     : {(row from 0, column): why the cell differs}, e.g. a known misprint
+    ours, paper : DataFrames of text with equal rows and columns;  caption : plain text
+    remarks     : {(row from 0, column): why it differs}, e.g. a known misprint
     """
+    paper = paper.reset_index(drop=True).reindex(range(len(ours))).fillna("")  # rows only we have
     different = ours.to_numpy(str) != paper.to_numpy(str)
-
-    def cell(a, b):
-        if a == b:
-            return html.escape(a)
-        return f'<b style="color:{CELL_COLOUR["above"]}">{html.escape(a)}</b> {grey(f"<s>{html.escape(b)}</s>")}'
-
-    cells = [
-        [cell(*pair) for pair in zip(*rows, strict=True)]
-        for rows in zip(ours.to_numpy(str), paper.to_numpy(str), strict=True)
-    ]
+    view = ours.astype(str).map(html.escape).astype(object)
+    for i, j in np.argwhere(different):
+        struck = grey(f"<s>{html.escape(str(paper.iat[i, j]))}</s>")
+        view.iat[i, j] = f'<b style="color:{VERDICT_COLOUR["above"]}">{view.iat[i, j]}</b> {struck}'
+    view.index = range(1, len(view) + 1)
+    agree = f"all {different.size} entries as printed"
+    if different.any():
+        agree = (
+            f"{(~different).sum()} of {different.size} entries as printed, "
+            "the others in colour with the printed text struck out"
+        )
     notes = "".join(
-        f"<br>{grey(html.escape(f'row {i + 1}, {c}: {why}'))}"
-        for (i, c), why in (remarks or {}).items()
+        f"<br>{grey(html.escape(f'row {i + 1}, {column}: {why}'))}"
+        for (i, column), why in (remarks or {}).items()
     )
-    agree = (
-        f"{different.size - different.sum()} of {different.size} cells as printed, the others in colour with the "
-        "printed text struck out"
-        if different.any()
-        else f"all {different.size} cells as printed"
-    )
-    table = styled(
-        pd.DataFrame(cells, columns=ours.columns, index=range(1, len(cells) + 1)),
-        f"<b>{caption}</b>: {agree}.{notes}",
-    )
-    return table.hide(axis="index") if "row" in ours else table
+    return Table(view, f"<b>{html.escape(caption)}</b>: {agree}.{notes}", index="row" not in ours)
 
 
 def show_claims(judged, thesis=None, cheapest=None):
-    """Verdict table for a notebook: one row per claim, the verdict in words and colour.
+    """Verdicts for a notebook, one row per claim: `Table`.
 
     thesis   : `claims.judge` of the printed numbers (`claims.as_printed`), shown as what the same
                rule says of them
     cheapest : `coverage.cheapest`; None: what the claim needs, as the reference names it
     """
-    colours = {"reproduced": "#1b7837", "contradicted": "#b2182b", "tie within noise": "#8c6d1f"}
+    shares = {} if thesis is None else dict(zip(thesis.id, thesis.share, strict=True))
+    rows = [_claim(row, shares.get(row.id, np.nan), cheapest) for row in judged.itertuples()]
+    tally = "; ".join(f"{n} {v}" for v, n in judged.verdict.value_counts().sort_index().items())
+    caption = (
+        f"<b>{len(judged)} claims</b>: {html.escape(tally)}. Counted claim by claim they ask for "
+        f"{judged.asked.sum()} values, of which {judged.have.sum()} exist. The percentage is the "
+        "share of noisy copies of our values on which a claim holds; margin: by how much it holds "
+        "(negative: fails), and where 95 % of the copies lie."
+    )
+    return Table(pd.DataFrame(rows), caption, text=(0, 1, 2), index=False)
 
-    def verdict(row):
-        share = "" if np.isnan(row.share) else f" <small>{100 * row.share:.0f} %</small>"
-        return f'<b style="color:{colours.get(row.verdict, GREY)}">{row.verdict}</b>{share}'
+
+CLAIM_COLOUR = {"reproduced": "#1b7837", "contradicted": "#b2182b", "tie within noise": "#8c6d1f"}
+
+
+def _claim(row, printed_share, cheapest):
+    """One row of `show_claims`."""
 
     def text(value):
         return html.escape(str(value))
 
-    def margin(row):
-        return (
-            ""
-            if np.isnan(row.margin)
-            else f"{row.margin:+.2f} <small>[{row.low:.2f}, {row.high:.2f}]</small>"
-        )
-
-    shares = {} if thesis is None else dict(zip(thesis.id, thesis.share, strict=True))
-
-    def printed_share(claim):
-        share = shares.get(claim, np.nan)
-        return "" if np.isnan(share) else f"<br>{grey(f'printed numbers: {100 * share:.0f} %')}"
-
-    view = pd.DataFrame(
-        {
-            "claim": [
-                f"<b>{r.id}</b> {text(r.statement)} {grey(text(r.reference))}"
-                for r in judged.itertuples()
-            ],
-            "thesis": [
-                f"{text(r.paper_value)}"
-                + (" <i>(its own numbers say no)</i>" if r.holds_on_paper == "no" else "")
-                + printed_share(r.id)
-                for r in judged.itertuples()
-            ],
-            "ours": [text(r.ours) for r in judged.itertuples()],
-            "verdict": [verdict(r) for r in judged.itertuples()],
-            "margin": [margin(r) for r in judged.itertuples()],
-            "seeds": [MISSING if np.isnan(r.seeds) else int(r.seeds) for r in judged.itertuples()],
-            "values": [f"{r.have}/{r.asked}" for r in judged.itertuples()],
-            "needs": [text(cheapest[r.id] if cheapest else r.needs) for r in judged.itertuples()],
-        },
-        index=pd.RangeIndex(1, len(judged) + 1),
-    )
-    wrap = [
-        {
-            "selector": "td.col0, td.col1, td.col2",
-            "props": "white-space:normal; text-align:left; max-width:26em",
-        }
-    ]
-    tally = "; ".join(f"{n} {v}" for v, n in judged.verdict.value_counts().sort_index().items())
-    have, asked = judged.have.sum(), judged.asked.sum()
-    return (
-        styled(
-            view,
-            f"<b>{len(judged)} claims</b>: {tally}. Counted claim by claim they ask for {asked} values, of "
-            f"which {have} exist. The percentage is the share of noisy copies of our values on which a "
-            "claim holds; margin: by how much it holds (negative: fails), and where 95 % of the copies "
-            "lie.",
-        )
-        .set_table_styles(wrap, overwrite=False)
-        .hide(axis="index")
-    )
-
-
-# ---------------------------------------------------------------------------- structure of networks
-
-
-def table_2_1(network):
-    """Table 2.1 from a torchvision MobileNetV3Large for 224-pixel images, all cells as text."""
-    rows, size = [], 224
-    for m in network.features:
-        block = getattr(m, "block", None)
-        convs = [c for c in m.modules() if type(c).__name__ == "Conv2d"]
-        acts = [type(a).__name__ for a in m.modules() if type(a).__name__ in ("Hardswish", "ReLU")]
-        spatial = [c for c in convs if c.kernel_size[0] > 1] or convs[:1]
-        stride = max(c.stride[0] for c in convs)
-        rows.append(
-            [
-                size,
-                convs[0].in_channels,
-                "bneck" if block else "conv2d",
-                spatial[0].kernel_size[0],
-                spatial[0].in_channels if block else "",
-                convs[-1].out_channels,
-                int(any("SqueezeExcitation" in type(c).__name__ for c in m.modules())),
-                {"Hardswish": "Hswish", "ReLU": "ReLU"}[acts[0]],
-                stride,
-                1,
-            ]
-        )
-        size = -(-size // stride)
-    hidden, last = network.classifier[0], network.classifier[-1]
-    rows += [
-        [size, convs[-1].out_channels, "pool", size, "", "", 0, "", 1, 0],
-        [1, hidden.in_features, "conv2d", 1, "", hidden.out_features, 0, "Hswish", 1, 0],
-        [1, last.in_features, "conv2d", 1, "", "k", 0, "", 1, 0],
-    ]
-    frame = pd.DataFrame(rows, columns=printed("table_2_1").columns[1:])
-    frame.insert(0, "row", range(1, len(rows) + 1))
-    return frame.astype(str)
-
-
-def table_3_1(space, width=1.0):
-    """Table 3.1 from the channel plan of a space: stem, five stages of four blocks, tail; all cells
-    as text."""
-    layout, names = space.layout(width), {"relu": "ReLU", "h_swish": "Hswish"}
-    rows = [
-        ["Head", 1, "conv3x3", layout.stem, layout.stem_stride, names[layout.stem_acts[0]], 1, 0],
-        ["Head", 2, "IRB", layout.stem, 1, names[layout.stem_acts[1]], 1, 0],
-    ]
-    for s, stage in enumerate(layout.stages, 1):
-        rows += [
-            [
-                f"Stage {s}",
-                b + 1,
-                "IRB" if b else "IB",
-                stage.c_out,
-                1 if b else stage.stride,
-                names[stage.act],
-                1,
-                int(stage.se),
-            ]
-            for b in range(space.slots)
-        ]
-    t1, t2 = layout.stages[-1].tail
-    rows += [
-        ["Tail", 1, "conv1x1", t1, 1, "Hswish", 1, 0],
-        ["Tail", 2, "GAP", t1, "", "", "", ""],
-        ["Tail", 3, "conv1x1", t2, 1, "Hswish", 0, 0],
-        ["Tail", 4, "Linear", "n_classes", "", "", "", ""],
-    ]
-    frame = pd.DataFrame(rows, columns=printed("table_3_1").columns[1:])
-    frame.insert(0, "row", range(1, len(rows) + 1))
-    return frame.astype(str)
-
-
-def table_5_1(networks):
-    """Table 5.1 from the table of flags of the code (arch.NETWORKS), all cells as text."""
-    rows = [
-        [n.thesis_name, name, *(int(f) for f in (n.modular, n.early_exits, n.dense, n.parallel))]
-        for name, n in networks.items()
-    ]
-    return pd.DataFrame(rows, columns=printed("table_5_1").columns).astype(str)
-
-
-MISPRINTS = {
-    ("3.2", "ImageNet", "train"): "not part of the kit",
-    ("3.2", "CINIC-10", "test"): "its test part has 90 000 images, as Table 6.1 says",
-    ("3.2", "Oxford-IIIT Pets", "test"): "3 669, as Table 6.1 says",
-    ("6.1", "Food-101", "train"): "75 750 - 11 362 = 64 388",
-    (
-        "4.1",
-        "GTSRB",
-        "train",
-    ): "torchvision's training archive has 26 640 images; published class weights fit 20 640",
-}
-
-
-def table_splits(official, official_aep):
-    """Tables 3.2, 6.1 and 4.1: sizes of the splits, (ours, printed) as text, and the remarks for
-    `side_by_side`.
-
-    official, official_aep : {name of a data set: (train, val, test)} for chapters 3, 5, 6 and for
-                             chapter 4
-    """
-    ours, paper = [], []
-    for number, sizes in (("3.2", official), ("6.1", official), ("4.1", official_aep)):
-        for row in printed(f"table_{number.replace('.', '_')}").to_dict("records"):
-            train, val, test = sizes.get(DATASETS.get(row["dataset"]), (MISSING,) * 3)
-            if number == "3.2" and train != MISSING:  # this table has no validation part
-                train, val = train + val, ""
-            ours.append([number, row["dataset"], train, val, test])
-            paper.append(
-                [
-                    number,
-                    row["dataset"],
-                    row["train_images"],
-                    row.get("validation_images", val),
-                    row["test_images"],
-                ]
-            )
-    ours, paper = (
-        pd.DataFrame(r, columns=["table", "data set", "train", "validation", "test"]).astype(str)
-        for r in (ours, paper)
-    )
-    remarks = {
-        (i, column): why
-        for i, row in enumerate(ours.itertuples(index=False))
-        for (number, name, column), why in MISPRINTS.items()
-        if (row[0], row[1]) == (number, name)
+    verdict = f'<b style="color:{CLAIM_COLOUR.get(row.verdict, GREY)}">{text(row.verdict)}</b>'
+    if not np.isnan(row.share):
+        verdict += f" <small>{100 * row.share:.0f} %</small>"
+    thesis, margin = text(row.paper_value), BLANK
+    if row.holds_on_paper == "no":
+        thesis += " <i>(its own numbers say no)</i>"
+    if not np.isnan(printed_share):
+        thesis += f"<br>{grey(f'printed numbers: {100 * printed_share:.0f} %')}"
+    if not np.isnan(row.margin):
+        margin = f"{row.margin:+.2f} <small>[{row.low:.2f}, {row.high:.2f}]</small>"
+    return {
+        "claim": f"<b>{text(row.id)}</b> {text(row.statement)} {grey(text(row.reference))}",
+        "thesis": thesis,
+        "ours": text(row.ours),
+        "verdict": verdict,
+        "margin": margin,
+        "seeds": BLANK if np.isnan(row.seeds) else int(row.seeds),
+        "values": f"{row.have}/{row.asked}",
+        "needs": text(cheapest[row.id] if cheapest else row.needs),
     }
-    return ours, paper, remarks
