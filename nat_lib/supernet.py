@@ -15,6 +15,7 @@ from torch import nn
 from nat_lib import elastic
 from nat_lib.blocks import active, middle
 from nat_lib.errors import Refusal
+from nat_lib.machine import keep_memory
 from nat_lib.modules import MBConv, exit_layers, exit_view, stem_layers, stem_view
 
 
@@ -138,6 +139,7 @@ class Supernet(nn.Module):
         if width not in space.widths:
             legal = ", ".join(map(str, space.widths))
             raise Refusal(f"width {width!r} is not in this space: use one of {legal}")
+        keep_memory()
         self.space, self.width, self.n_classes, self.dropout = space, width, n_classes, dropout
         largest = with_width(space.largest, width)
         self.body = Network(space, largest, n_classes, space.exits, dropout)

@@ -1,12 +1,14 @@
 """Scoring: batches of one image, memory, top-1 and top-5."""
 
+import platform
+import resource
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from nat_lib import evaluate
+from nat_lib import evaluate, machine
 from nat_lib.arch import Space
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import correct, in_memory, recalibrate, score, score_exits
@@ -82,3 +84,19 @@ def test_right_and_right_in_five_by_counting():
             wanted[s] += torch.tensor([place < 1, place < 5])
     assert torch.equal(correct(outputs, labels), wanted)
     assert correct(torch.full((1, 4, 8), torch.nan), torch.zeros(4, dtype=int)).sum() == 0
+
+
+def test_freed_memory_is_reused():
+    """Large tensors are reused, not fetched from the system again: page faults stop."""
+    machine.keep_memory()
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("only glibc gives memory back at once")
+
+    def faults(times):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(times):
+            torch.empty(1 << 20).fill_(1.0)  # 4 MiB: 1024 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults(2)
+    assert faults(20) < 20 * 100
