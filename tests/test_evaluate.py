@@ -99,4 +99,4 @@ def test_freed_memory_is_reused():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     faults(2)
-    assert faults(20) < 20 * 100
+    assert faults(20) < 20 * 1024 / 4
