@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 
+from nat_lib import curricula
 from nat_lib.results import stats
 from nat_lib.results.frames import load, metrics_of, one_dataset, params_of, picked
 from nat_lib.results.names import RUN_ON, TEACHERS
-from nat_lib.results.printed import printed, table_5_3_5_4
+from nat_lib.results.printed import table_5_3_5_4
 
 PHASE_COLUMNS = [
     "dataset",
@@ -44,12 +45,11 @@ def eps_phases(out, dataset=None) -> pd.DataFrame:
     outputs/smoke.
 
     `last`: the phase ends its step, so it enters Tables 5.3 and 5.4. `teacher` is "any" where it
-    cannot matter. A phase that Table 5.2 does not have is a step of its own, and its last. An
+    cannot matter. A phase of no known curriculum is a step of its own, and its last. An
     output folder without such cells gives an empty frame.
     """
-    table = printed("table_5_2")
-    steps = dict(zip(table.phase, table.step, strict=True))
-    ends = {*table.groupby("step").phase.last()}
+    steps = curricula.steps()
+    ends = {step: phase for phase, step in steps.items()}  # the last phase of every step
     rows = picked(
         load(out, "ofav2_eps", dataset),
         {
@@ -67,7 +67,7 @@ def eps_phases(out, dataset=None) -> pd.DataFrame:
     return rows.assign(
         wm=[str(float(width)) for width in rows.wm],
         step=[steps.get(phase, phase) for phase in rows.phase],
-        last=[phase in ends or phase not in steps for phase in rows.phase],
+        last=[ends.get(steps.get(phase, phase), phase) == phase for phase in rows.phase],
         exit_top1=[top1 if isinstance(top1, list) else [] for top1 in rows.exit_top1],
     )[PHASE_COLUMNS]
 

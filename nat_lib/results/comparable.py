@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from nat_lib.data import catalogue
 from nat_lib.files import ROOT, read_json
-from nat_lib.results.names import name_of
 from nat_lib.results.printed import printed
 
 PROFILE = "paper"
@@ -56,8 +56,6 @@ LEFT_OUT = {
 ANCESTORS = ("parent", "teacher_source", "start", "maximal", "sources", "search", "scores")
 STARTED_FROM = ("ofav2_eps", "natv2_warmup", "natv2_phases", "aep_pretraining", "predictors")
 AEP_LR = 1e-4  # thesis 4.2.2
-# The training images that torchvision fetches are more than the published class weights fit.
-GTSRB_TRAIN = 20640
 
 
 @cache
@@ -66,7 +64,7 @@ def thesis_params() -> dict:
     folder = ROOT / "params"
     files = [*sorted((folder / "experiments").glob("*.yaml"))]
     files.append(folder / "profiles" / f"{PROFILE}.yaml")
-    found = {}
+    found: dict = {}
     for file in files:
         found |= _flat(yaml.safe_load(file.read_text(encoding="utf-8")), "_")
     return found
@@ -74,7 +72,7 @@ def thesis_params() -> dict:
 
 def _flat(params, joint, before=""):
     """Nested dictionaries as one, keys joined; a dictionary is also kept whole under its key."""
-    found = {}
+    found: dict = {}
     for key, value in params.items():
         name = f"{before}{joint}{key}" if before else str(key)
         found[name] = value
@@ -151,13 +149,11 @@ def _version(params):
 def _images(study, dataset, part):
     """Images of one part of a data set as the thesis splits it, None for a data set it does not
     have."""
-    table = "4.1" if study.startswith("aep") else "6.1"
-    if (table, name_of(dataset), part) == ("4.1", "GTSRB", "train"):
-        return GTSRB_TRAIN
-    column = {"val": "validation_images"}.get(part, f"{part}_images")
-    rows = printed(f"table_{table.replace('.', '_')}").set_index("dataset")
-    known = name_of(dataset) in rows.index and column in rows
-    return int(rows.loc[name_of(dataset), column]) if known else None
+    row = catalogue.DATASETS.get(dataset)
+    sizes = row.official if row else None
+    if study.startswith("aep"):
+        sizes = catalogue.AEP.get(dataset, {}).get("official", sizes)
+    return None if sizes is None else dict(zip(("train", "val", "test"), sizes, strict=True))[part]
 
 
 def _same(value, expected):

@@ -106,7 +106,7 @@ def joined(parts, columns):
 def loaded_sizes(out) -> dict[tuple[str, str], tuple]:
     """{("aep" | "nat", data set): (train, val, test) images} of the splits that runs at the paper
     profile loaded; other profiles may take part of a split only, which says nothing of it."""
-    found = {}
+    found: dict = {}
     for study in STUDIES:
         cells = load(out, study)
         sizes = [f"params.data.sizes.{part}" for part in ("train", "val", "test")]

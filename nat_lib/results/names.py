@@ -3,6 +3,8 @@
 A name that the thesis does not have is never dropped: `extended` and `ranks` put it last.
 """
 
+from nat_lib.data.catalogue import BY_THESIS as DATASETS  # name in the thesis: key of the catalogue
+
 MODES = ("DESC", "ASC", "MIX", "UNIF")  # weights of the exits, thesis Table 4.2
 CONFIGS = (*MODES, *(f"{mode}*" for mode in MODES))  # starred: pruned to its best subset of exits
 SCENARIOS = ("TR-224", "TR-64", "FT-224", "FT-64")
@@ -87,23 +89,6 @@ NOT_RUN = "not run in this profile"
 NOT_JUDGED = "other data set or size: shown, not judged"
 NOT_PRINTED = "nothing printed"
 
-# name in the thesis: name in the table of data sets
-DATASETS = {
-    "Tiny ImageNet": "tiny_imagenet",
-    "CINIC-10": "cinic10",
-    "CIFAR-10": "cifar10",
-    "CIFAR-100": "cifar100",
-    "STL-10": "stl10",
-    "Food-101": "food101",
-    "Stanford Cars": "cars",
-    "FGVC Aircraft": "aircraft",
-    "DTD": "dtd",
-    "Oxford-IIIT Pets": "pets",
-    "Oxford Flowers102": "flowers102",
-    "EuroSAT": "eurosat",
-    "FashionMNIST": "fashion_mnist",
-    "GTSRB": "gtsrb",
-}
 THESIS_NAMES = {ours: thesis for thesis, ours in DATASETS.items()}
 # study: the data set on which the thesis runs it
 RUN_ON = {

@@ -57,9 +57,9 @@ def printed_store() -> Store:
             store.add(metric, {name: row[name] for name in dims.split()}, float(row[column]))
     for row in table_5_3_5_4().query("applicable == '1'").to_dict("records"):
         store.add("eps.top1", {name: row[name] for name in EPS_DIMS}, float(row["top1_pct"]))
-    for row in printed("text_values").itertuples():
-        dims = dict(part.split("=", 1) for part in row.dims.split(";") if part)
-        store.add(row.metric, dims, float(row.value))
+    for told in printed("text_values").itertuples():
+        where = dict(part.split("=", 1) for part in told.dims.split(";") if part)
+        store.add(told.metric, where, float(told.value))
     return store
 
 
