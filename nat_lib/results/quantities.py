@@ -1,8 +1,8 @@
 """Numbers, conditions and rankings over the noisy copies of our values: what rules calculate with.
 
 Every one of them is an array whose first entry is the value as measured and whose others are the
-noisy copies. Operators are numpy's; a comparison makes a `Condition`, which knows on which copies it
-holds, by how much, and how to tell it.
+noisy copies. Operators are numpy's; a comparison makes a `Condition`, which knows on which copies
+it holds, by how much, and how to tell it.
 """
 
 from functools import reduce
