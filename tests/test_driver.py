@@ -136,6 +136,7 @@ def test_options_become_overrides(tmp_path):
         "kd": "e2e",
         "dataset": "folder",
         "target": "folder",
+        "targets": None,
         "aep_datasets": ["folder"],
         "data_dir": str(tmp_path),
         "seeds": [0, 2],
@@ -147,6 +148,7 @@ def test_options_become_overrides(tmp_path):
     assert drive.overrides(two) == {
         "dataset": "tiny_imagenet",
         "target": "cifar10",
+        "targets": None,
         "target_dir": str(tmp_path),
         "aep_datasets": ["tiny_imagenet"],
     }
@@ -157,6 +159,7 @@ def test_options_become_overrides(tmp_path):
         "dataset": "cifar10",
         "aep_datasets": ["digits"],
         "target": "digits",
+        "targets": None,
     }
     with pytest.raises(Refusal, match="there is no folder"):
         drive.overrides(options.parse(["--data-dir", str(tmp_path / "none")]))

@@ -380,6 +380,31 @@ def test_what_a_later_notebook_would_refuse_is_refused_before_anything_runs(chan
     assert message in str(refusal.value)
 
 
+def test_searches_run_on_each_target_as_in_the_thesis(tmp_path):
+    """METHODS: eleven data sets; on eight of them version 1 alone, without parallel supernets."""
+    images = {"data_dir": str(tmp_path)}
+    jobs = plan_jobs("paper", images, ["04", "05"], tmp_path / "out")
+    parts = [job for job in jobs if job.study == "natv2_phases" and not job.notebook]
+    on = {}
+    for job in parts:
+        for version, names in job.params["nat_supernets"].items():
+            on.setdefault((job.params["target"], version), []).extend(names)
+    assert len({job.id for job in jobs}) == len(jobs)
+    assert len({target for target, names in on.items() if names}) == 3 * 4 + 8
+    every = ["BASE", "EE_B", "EE_D", "EE_DP", "EE_P", "SE_B", "SE_D", "SE_DP", "SE_P"]
+    every.remove("SE_B")
+    assert sorted(on["cifar100", "1"]) == every
+    assert sorted(on["cifar100", "4"]) == ["BASE", "EE_B", "EE_D", "SE_D"]
+    assert sorted(on["pets", "1"]) == ["BASE", "EE_B", "EE_D", "SE_D"] and not on["pets", "4"]
+    posts = [job for job in jobs if job.study == "post_processing" and not job.notebook]
+    studied = {job.params["target"] for job in posts if job.params["post_searches"]["1"]}
+    assert studied == {"cifar100"}  # the strategies, section 6.3.2
+    one = plan_jobs("paper", images | {"target": "pets", "targets": None}, ["04"], tmp_path)
+    assert {job.params["target"] for job in one if not job.notebook} == {"pets"}
+    with pytest.raises(Refusal, match="targets: cifar10, the target, is not among them"):
+        load_profile("paper", images | {"targets": ["pets"]})
+
+
 def test_one_key_alone_is_enough_for_the_notebooks_that_read_it():
     assert plan_jobs("smoke", {"supernets": {"1.0": ["BASE"]}}, ["02", "07"])
 

@@ -9,6 +9,7 @@ from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, hash_of, read_json
 from nat_lib.run.params import Values, source_text
 from nat_lib.studies import STUDIES
+from nat_lib.studies.parts import targets_of
 
 LIBRARY = ROOT / "nat_lib"
 
@@ -38,7 +39,8 @@ def images_of(study: str, sizes: Values) -> Values:
     if "dataset" in keys:
         places[sizes["dataset"]] = sizes["data_dir"]
     if "target" in keys:
-        places[sizes["target"]] = sizes["target_dir"] or sizes["data_dir"]
+        for name in targets_of(sizes):
+            places[name] = sizes["target_dir"] or sizes["data_dir"]
     return {name: fingerprint(name, place) for name, place in places.items()}
 
 

@@ -30,9 +30,10 @@ def overrides(chosen: Namespace) -> Values:
         found["dataset"] = chosen.dataset
     if chosen.dataset in DATASETS:
         # Every study stays there, unless told otherwise; unknown names are told once.
-        found = {"target": chosen.dataset, "aep_datasets": [chosen.dataset]} | found
+        stays = {"target": chosen.dataset, "targets": None, "aep_datasets": [chosen.dataset]}
+        found = stays | found
     if chosen.target:
-        found["target"] = chosen.target
+        found |= {"target": chosen.target, "targets": None}
     for key in ("data_dir", "target_dir"):
         given = getattr(chosen, key)
         if given:

@@ -13,7 +13,7 @@ from nat_lib.files import ROOT, hash_of, read_json
 from nat_lib.run import code, params
 from nat_lib.run.params import Values, as_shown
 from nat_lib.studies import STUDIES
-from nat_lib.studies.parts import Part
+from nat_lib.studies.parts import Part, targets_of
 
 NOTEBOOKS = ROOT / "notebooks"
 NAME = re.compile(r"[0-9]+_[A-Za-z0-9_.-]+")  # of a notebook, which also names jobs and files
@@ -228,7 +228,8 @@ def _from_root(path: Path) -> str:
 def _check_images_lie_there(sizes: Values) -> None:
     """Every data set needs its folder before anything starts."""
     target = "target_dir" if sizes["target_dir"] else "data_dir"
-    wanted = [(sizes["dataset"], "data_dir"), (sizes["target"], target)]
+    wanted = [(sizes["dataset"], "data_dir")]
+    wanted += [(name, target) for name in targets_of(sizes)]
     wanted += [(name, "data_dir") for name in sizes["aep_datasets"]]
     for name, key in wanted:
         if name not in EMBEDDED and not Path(sizes[key]).is_dir():

@@ -169,6 +169,8 @@ class Target(Common):
     """The data set that chapter 6 works on."""
 
     target: Literal[*DATASETS]  # to which the supernets are moved
+    # all on which searches run, `target` among them; None: that one
+    targets: Annotated[list[Literal[*DATASETS]], AfterValidator(_distinct)] | None
     target_dir: str | None  # None: data_dir
     target_train_images: Count | None
     target_val_images: Count | None
@@ -177,10 +179,13 @@ class Target(Common):
 
     @model_validator(mode="after")
     def _target_lies_somewhere(self):
-        if self.target not in EMBEDDED and not (self.target_dir or self.data_dir):
-            raise ValueError(
-                f"target_dir: {self.target} needs the folder its images lie in (--target-dir DIR)"
-            )
+        if self.targets is not None and self.target not in self.targets:
+            raise ValueError(f"targets: {self.target}, the target, is not among them: add it")
+        for name in self.targets or [self.target]:
+            if name not in EMBEDDED and not (self.target_dir or self.data_dir):
+                raise ValueError(
+                    f"target_dir: {name} needs the folder its images lie in (--target-dir DIR)"
+                )
         return self
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from nat_lib.backbone_table import baseline_of
+from nat_lib.plans import NETWORKS
 
 
 class Part(NamedTuple):
@@ -42,6 +43,20 @@ AEP_WORK = {
     "VGG16": 6.0,
 }
 UNKNOWN = 1.0  # work of a network without a row above
+# thesis 6.3.1 and 6.3.2: studies on one of the data sets of chapter 6
+RUN_ON = {"predictors": "cifar10", "strategies": "cifar100"}
+STRATEGIES = "1"  # version of the searches whose subnets the strategies are compared on
+# Data sets of chapter 6 beside CIFAR-10, CIFAR-100 and Tiny ImageNet; thesis section 6.2.
+FIRST_VERSION_ONLY = (
+    "cinic10",
+    "stl10",
+    "food101",
+    "cars",
+    "aircraft",
+    "dtd",
+    "pets",
+    "flowers102",
+)
 
 
 def whole(params: dict[str, Any]) -> Iterator[Part]:
@@ -89,19 +104,55 @@ def predictors(params: dict[str, Any]) -> Iterator[Part]:
             yield Part(f"{name}_s{seed}", name, changes, 6 + WORK.get(name, UNKNOWN))
 
 
+def targets_of(params: dict[str, Any]) -> list[str]:
+    """The data sets on which searches run, the main one first."""
+    return list(dict.fromkeys([params["target"], *(params["targets"] or ())]))
+
+
+def chosen_by_thesis(params: dict[str, Any], study: str) -> str:
+    """The data set of chapter 6 on which the thesis ran a study, if it is here; else the main."""
+    name = RUN_ON[study]
+    return name if name in targets_of(params) else params["target"]
+
+
+def on_target(params: dict[str, Any], target: str) -> dict[str, Any]:
+    """The parameters of chapter 6 for one of its data sets.
+
+    On eight of its eleven the thesis ran version 1 alone, without the parallel supernets (section
+    6.2), and it compared strategies of post-processing on one; every other data set gets all that
+    the profile asks for.
+    """
+    changes: dict[str, Any] = {"target": target, "targets": None}
+    if target in FIRST_VERSION_ONLY:
+        named = params["nat_supernets"]
+        narrow = [name for name in named.get("1", ()) if not NETWORKS[name].parallel]
+        changes["nat_supernets"] = {v: narrow if v == "1" else [] for v in named}
+    if "post_searches" in params and target != chosen_by_thesis(params, "strategies"):
+        changes["post_searches"] = params["post_searches"] | {STRATEGIES: []}
+    return params | changes
+
+
 def searches(params: dict[str, Any]) -> Iterator[Part]:
-    """One part per supernet and seed; `nat_supernets` says in which versions it takes part."""
-    versions = params["nat_supernets"]
-    for name in dict.fromkeys(name for names in versions.values() for name in names):
-        alone = {
-            version: [other for other in names if other == name]
-            for version, names in versions.items()
-        }
-        for seed in params["seeds"]:
-            yield Part(f"{name}_s{seed}", name, {"nat_supernets": alone, "seeds": [seed]}, 15.0)
+    """One part per data set, supernet and seed."""
+    several = len(targets_of(params)) > 1
+    for target in targets_of(params):
+        versions = on_target(params, target)["nat_supernets"]
+        for name in dict.fromkeys(name for names in versions.values() for name in names):
+            alone = {
+                version: [other for other in names if other == name]
+                for version, names in versions.items()
+            }
+            changes = {"nat_supernets": alone, "target": target, "targets": None}
+            label = f"{target}_{name}" if several else name
+            for seed in params["seeds"]:
+                yield Part(f"{label}_s{seed}", name, changes | {"seeds": [seed]}, 15.0)
 
 
 def posts(params: dict[str, Any]) -> Iterator[Part]:
     """As the searches whose subnets they train on."""
     for part in searches(params):
-        yield part._replace(weight=0.5 + 3.3 * WORK.get(part.supernet or "", UNKNOWN))
+        here = on_target(params, part.changes["target"])
+        yield part._replace(
+            changes=part.changes | {"post_searches": here["post_searches"]},
+            weight=0.5 + 3.3 * WORK.get(part.supernet or "", UNKNOWN),
+        )

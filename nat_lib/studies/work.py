@@ -7,6 +7,8 @@ what is finished. Torch and the studies are imported inside, so that the table o
 from pathlib import Path
 from typing import Any
 
+from nat_lib.studies.parts import chosen_by_thesis, on_target, targets_of
+
 
 def aep_study(params: dict[str, Any], out: Path) -> None:
     """Train every network of chapter 4 that the parameters name."""
@@ -36,26 +38,31 @@ def predictors(params: dict[str, Any], out: Path) -> None:
     from nat_lib.studies.predictors import run_predictors
     from nat_lib.studies.searches import load_target
 
-    data = load_target(params)
-    for seed in params["seeds"]:
-        for supernet in params["predictor_supernets"]:
-            run_predictors(params, supernet, seed, data, out)
+    here = on_target(params, chosen_by_thesis(params, "predictors"))
+    data = load_target(here)
+    for seed in here["seeds"]:
+        for supernet in here["predictor_supernets"]:
+            run_predictors(here, supernet, seed, data, out)
 
 
 def natv2_phases(params: dict[str, Any], out: Path) -> None:
-    """Run every search of chapter 6."""
+    """Run every search of chapter 6, on one data set after the other."""
     from nat_lib.studies import searches
 
-    data = searches.load_target(params)
-    for cell in searches.selected(params):
-        searches.run_search(params, *cell, data, out)
+    for target in targets_of(params):
+        here = on_target(params, target)
+        data = searches.load_target(here)
+        for cell in searches.selected(here):
+            searches.run_search(here, *cell, data, out)
 
 
 def post_processing(params: dict[str, Any], out: Path) -> None:
     """Train on the subnets that the searches returned: the grid of settings, then the final one."""
     from nat_lib.studies import post, searches
 
-    data = searches.load_target(params)
-    for kind in ("grid", "final"):
-        for cell in post.post_selected(params, kind):
-            post.run_posts(params, kind, *cell, data, out)
+    for target in targets_of(params):
+        here = on_target(params, target)
+        data = searches.load_target(here)
+        for kind in ("grid", "final"):
+            for cell in post.post_selected(here, kind):
+                post.run_posts(here, kind, *cell, data, out)
