@@ -131,5 +131,10 @@ def extremes_of(space, phase):
 
 
 def steps() -> dict[str, str]:
-    """{name of a phase: its step} over all curricula."""
+    """{name of a phase: its step} over all curricula, in order."""
     return {p.name: p.step for rows in CURRICULA.values() for p in rows}
+
+
+def closing() -> set[str]:
+    """The names of the phases that end their step, whose results the tables show."""
+    return set({step: name for name, step in steps().items()}.values())

@@ -62,8 +62,9 @@ def rng_state():
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
-        # Asking for the state would start CUDA in a process that does not use it.
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        # Asking for the state would start CUDA in a process that does not use it. Of the GPUs only
+        # the present one: a run goes on where there are fewer, and each process on its own.
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
         "python": random.getstate(),
         "numpy": (
             name,
@@ -80,8 +81,8 @@ def set_rng_state(state):
     import torch
 
     torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0].cpu())
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     name, keys, *rest = state["numpy"]

@@ -14,11 +14,12 @@ from nat_lib import curricula, distill, files, shrink
 from nat_lib.arch import Space
 from nat_lib.data import load
 from nat_lib.errors import Refusal
-from nat_lib.exits import ensemble
+from nat_lib.exits import DESC5, ensemble, joint_loss
 from nat_lib.plans import NETWORKS
+from nat_lib.results import chapter5
 from nat_lib.results.printed import printed
 from nat_lib.run.params import load_params, load_profile
-from nat_lib.studies import eps, grids
+from nat_lib.studies import eps, grids, warmup
 from nat_lib.studies.models import Profile
 from nat_lib.supernet import Supernet
 
@@ -351,3 +352,60 @@ def test_the_smoke_profile_trains_far_above_chance(tmp_path):
             for link in eps.chain(params, supernet, 1.0, "pet", 0, data, tmp_path)[:2]
         )
         assert full > 50 and kernel > 25  # chance: 10
+
+
+def test_the_sandwich_is_one_phase_that_a_search_can_start_from(data, params, tmp_path):
+    params = params | {"curriculum": "sandwich", "grid_subnets": 2}
+    assert eps.selected(params) == [("EE_DP", 1.0, "in_place", 0)]
+    (report,) = eps.run(params, "EE_D", 1.0, "in_place", 0, data, tmp_path)
+    assert report["name"] == "digits/EE_D_w1.0_s0/in_place-Sandwich"
+    recipe = report["params"]["recipe"]
+    assert (recipe["sampler"], recipe["subnets"], recipe["epochs"]) == ("sandwich", 4, 2)
+    assert report["metrics"]["teacher"] is None and report["metrics"]["grid"]["n_full"] == 270
+    row = chapter5.eps_phases(tmp_path).iloc[0]
+    assert (row.phase, row.step, row["last"]) == ("Sandwich", "All", True)
+    space = eps.chain(params, "EE_D", 1.0, "in_place", 0, data, tmp_path)[0].space
+    found = warmup.trained_cell(tmp_path, "digits", space, 1.0, "pet", 0, "sandwich")
+    net = warmup.trained_supernet(found, space)
+    assert len(net(torch.zeros(2, 3, 16, 16), space.largest, exits="all")) == 5
+
+
+def test_a_phase_can_be_taught_in_place(data, params, tmp_path):
+    links = eps.chain(params, "EE_D", 1.0, "in_place", 0, data, tmp_path)
+    assert [link.cell.params["teacher"] for link in links[:3]] == ["any", "in_place", "in_place"]
+    assert links[1].teacher is None and links[1].recipe["sampler"] == "sandwich"
+    assert links[1].recipe["subnets"] == 2  # Table 5.2 has one
+    for link in links[:2]:
+        eps.run_phase(link, data)
+    assert not links[1].cell.path("teacher.csv").exists()
+
+
+def test_one_phase_runs_by_itself_once_those_before_it_are_finished(data, params, tmp_path):
+    given = (params, "EE_D", 1.0, "pet", 0, data, tmp_path)
+    with pytest.raises(Refusal, match="KS starts from Full, which is not trained: run it first"):
+        eps.run(*given, "KS")
+    with pytest.raises(Refusal, match="use one of Full, KS, ND1, ND2"):
+        eps.run(*given, "NW1")
+    assert [r["params"]["phase"] for r in eps.run(*given, "Full")] == ["Full"]
+    assert [r["params"]["phase"] for r in eps.run(*given, "KS")] == ["KS"]
+
+
+def test_validation_of_all_exits_is_the_weighted_sum_of_their_losses(data):
+    """Thesis 4.1 and METHODS 2.6: the loss is that of training, top-1 and top-5 the ensemble's."""
+    space = Space("EE_B", base_channels=(8,) * 6, widths=(1.0,), resolutions=(16, 24))
+    network = Supernet(space, 1.0, 10).extract(space.largest, exits="all").eval()
+    batches = list(data.eval_batches("val", 16, 40))
+    score = grids.joint_score(network, batches, DESC5)
+    x, y = batches[0]
+    with torch.no_grad():
+        logits = network(x)
+    assert score.loss == pytest.approx(joint_loss(logits, y, DESC5).item(), rel=1e-4)
+    vote = ensemble(logits, DESC5)
+    assert score.top1 == pytest.approx(100 * (vote.argmax(1) == y).float().mean().item())
+    assert score.loss != pytest.approx(torch.nn.functional.cross_entropy(vote, y).item())
+
+
+def test_validation_tells_the_top_5(trained):
+    for link in trained[1]["pet"][:3]:
+        history = pd.read_csv(link.cell.path("history.csv"))
+        assert history.val_top5.between(history.val_top1, 100).all()

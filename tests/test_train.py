@@ -3,16 +3,20 @@ processes."""
 
 import math
 import os
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nat_lib import precision
 from nat_lib.cells import open_cell
 from nat_lib.distributed import average_buffers, first_rank_first, gathered
 from nat_lib.errors import Refusal
-from nat_lib.train import Schedule, clip, fit, flat_gradients, sgd
+from nat_lib.train import OPTIMIZERS, Schedule, epochs, fit, flat_gradients, sgd
 
 ENDLESS = 10**6
 
@@ -42,8 +46,6 @@ def train(folder, network, epochs=4, stop=ENDLESS, lr=0.05, clipped=None, **opti
             raise KeyboardInterrupt
         logits = network(x)
         yield F.cross_entropy(logits, y), logits
-        if clipped:
-            clip(network, clipped)
 
     def validate(net):
         net.eval()
@@ -55,7 +57,7 @@ def train(folder, network, epochs=4, stop=ENDLESS, lr=0.05, clipped=None, **opti
         ).float().mean().item()
 
     torch.manual_seed(7)
-    options = {"validate": validate, **options}
+    options = {"validate": validate, "clip_norm": clipped, **options}
     return fit(
         network,
         losses,
@@ -197,3 +199,115 @@ def test_buffers_of_one_process_stay_as_they_are():
     before = {k: v.clone() for k, v in network.named_buffers()}
     average_buffers(network)
     assert all(torch.equal(v, before[k]) for k, v in network.named_buffers())
+
+
+@pytest.mark.parametrize("name", precision.PRECISIONS)
+def test_every_precision_trains_clips_and_resumes(tmp_path, name):
+    """Clipping sees gradients without the scale of float16: no step is larger than lr times it."""
+    if name == "fp16" and not torch.amp.autocast_mode.is_autocast_available("cpu"):
+        pytest.skip("no float16 on this CPU")
+    wanted, weights = train(tmp_path / "straight", toy(), precision=name)
+    assert wanted.train_loss.iloc[-1] < wanted.train_loss.iloc[0]
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", toy(), precision=name, stop=6)
+    _, resumed = train(tmp_path / "killed", toy(seed=5), precision=name)
+    assert all(torch.equal(resumed[k], weights[k]) for k in weights)
+    network, start = toy(norm=False), toy(norm=False)
+    options = {"precision": name, "clipped": 1e-3, "validate": None}
+    train(tmp_path / "clipped", network, epochs=1, lr=1e-2, **options)
+    pairs = zip(network.parameters(), start.parameters(), strict=True)
+    moved = sum((a - b).square().sum() for a, b in pairs)
+    assert 0 < moved.sqrt() < 1e-3
+
+
+def test_float16_skips_a_step_whose_gradients_overflow(tmp_path):
+    network, scale = toy(norm=False), precision.scaler("cpu", "fp16").get_scale()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    cell = open_cell(tmp_path, "toy", "a", {})
+
+    def losses(x, y, step):
+        z = network(x)
+        yield F.cross_entropy(z, y) + (1e36 * (z - z.detach())).sum(), z
+
+    fit(
+        network,
+        losses,
+        lambda epoch: batches(epoch, 1),
+        None,
+        Schedule(0.1, 1),
+        sgd(network, 1e-4),
+        1,
+        cell,
+        "fp16",
+    )
+    assert scale > 1 and all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_an_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(Refusal, match="use one of fp32, bf16, fp16"):
+        train(tmp_path, toy(), precision="fp8")
+
+
+def test_epochs_are_cut_at_the_steps_asked_for():
+    data = SimpleNamespace(
+        n_batches=lambda size: 5, train_batches=lambda epoch, *rest: iter([(epoch, rest)] * 5)
+    )
+    for asked, wanted in ((None, 5), (3, 3), (9, 5)):
+        images, n = epochs(data, 8, [16], 7, asked, workers=2)
+        assert n == wanted and list(images(4)) == [(4, (8, [16], 7, 2))] * wanted
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_row_of_optimisers_takes_all_parameters(name):
+    network = toy()
+    held = [p for group in OPTIMIZERS[name](network).param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in network.parameters()}
+
+
+@pytest.mark.parametrize("damage", [lambda s: s.pop("optimizer"), lambda s: s.update(rng=3)])
+def test_a_state_without_its_parts_is_refused(tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, toy(), stop=6)
+    path = tmp_path / "toy/a/state.pt"
+    state = torch.load(path, weights_only=True)
+    damage(state)
+    torch.save(state, path)
+    with pytest.raises(Refusal, match="is not of this network: delete it and start again"):
+        train(tmp_path, toy())
+
+
+def test_a_state_of_another_network_is_refused(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, toy(), stop=6)
+    with pytest.raises(Refusal, match="is not of this network"):
+        train(tmp_path, toy(norm=False))
+
+
+FAILING = """
+import torch
+from nat_lib.distributed import PATIENCE, process_group, ranks
+with process_group("cpu"):
+    assert PATIENCE.total_seconds() > 3600
+    if ranks()[0] == 1:
+        raise SystemExit("rank 1 fails")
+    torch.distributed.all_reduce(torch.zeros(1))  # waits for the other one
+"""
+
+
+def test_an_exception_on_one_rank_ends_the_others(tmp_path):
+    """Not after torch's limit on waiting, but when the connection is gone."""
+    (tmp_path / "failing.py").write_text(FAILING)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29519", "WORLD_SIZE": "2"}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "failing.py")],
+            env=os.environ | place | {"RANK": str(rank)},
+            stderr=subprocess.DEVNULL,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        assert all(run.wait(timeout=120) != 0 for run in runs)
+    finally:
+        for run in runs:
+            run.kill()

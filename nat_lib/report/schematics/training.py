@@ -3,6 +3,7 @@
 import pandas as pd
 
 from nat_lib import curricula
+from nat_lib.distill import TEACHERS
 from nat_lib.report.schematics.canvas import arrow, box, canvas
 from nat_lib.report.shapes import BOX, STEM
 from nat_lib.report.style import COLOURS, GREY, thesis_style
@@ -63,16 +64,18 @@ def draw_teachers(space, pet_lag=0):
     """Which network teaches each phase: always the first (fixed), or the result of the phase before
     (progressive)."""
     phases = curricula.phases_for(space)
-    fig, ax = canvas(0.6 + 1.8 * len(phases), 6.2)
+    taught = [row for row in TEACHERS.values() if row.source]
+    fig, ax = canvas(0.6 + 1.8 * len(phases), 3.1 * len(taught))
     rows = []
-    for teacher, y in (("fixed", 4.1), ("progressive", 1.0)):
+    for below, row in zip(reversed(range(len(taught))), taught, strict=True):
+        teacher, y = row.label, 1.0 + 3.1 * below
         ax.text(0.2, y + 1.45, f"{teacher} teacher", fontweight="bold")
         for i, phase in enumerate(phases):
             x = 1.1 + 1.8 * i
             box(ax, x, y, 1.3, 0.7, phase.name, STEM if i == 0 else BOX)
             if i == 0:
                 continue
-            source = 0 if teacher == "fixed" else max(0, i - 1 - pet_lag)
+            source = row.source(i, pet_lag)
             arrow(ax, (x - 1.15, y), (x - 0.65, y), colour=GREY)
             arrow(
                 ax,
