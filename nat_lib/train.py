@@ -348,7 +348,7 @@ def _one_epoch(step, batches, first, rate):
     sums, forwards = torch.zeros(2, device=step.flat.device), 0
     for number, (x, y) in enumerate(batches, first):
         if len(y) == 1:
-            continue  # batch norm cannot normalise a last batch of one image
+            raise Refusal("one image has no batch statistics: train on two or more at a time")
         forwards += step(x, y, number, rate(number), sums)
     return (sums / max(forwards, 1)).tolist()
 

@@ -7,12 +7,14 @@ import pytest
 
 from nat_lib import arch, files
 from nat_lib import evaluate as evaluate_module
+from nat_lib.cells import open_cell
 from nat_lib.errors import Refusal
 from nat_lib.exits import MODES
 from nat_lib.genotypes import from_text
+from nat_lib.results import chapter6
 from nat_lib.run.params import load_params
 from nat_lib.studies import predictors, scoring, searches
-from nat_lib.studies.post import post_selected, run_posts, settings
+from nat_lib.studies.post import post_selected, run_posts, settings, shared
 
 SMALL = {
     "predictor_sizes": [10, 14],
@@ -122,3 +124,54 @@ def test_returned_subnets_are_post_processed_beside_their_originals(searching, t
         assert 0 <= report["metrics"]["after"]["test_top1"] <= 100
         assert report["metrics"]["params"] >= best.params
     assert run_posts(post, "final", "EE_D", 1, "acc+macs", 0, data, tmp_path) == reports
+
+
+def test_the_study_of_strategies_takes_the_supernets_of_the_thesis():
+    every = ["BASE", "SE_D", "SE_P", "SE_DP", "EE_B", "EE_D", "EE_P", "EE_DP"]
+    params = {
+        "seeds": [0],
+        "nat_supernets": {"1": every, "4": every},
+        "post_searches": {"1": ["acc+macs"], "4": ["acc+macs"]},
+    }
+    grid, final = ([row[0] for row in post_selected(params, kind)] for kind in ("grid", "final"))
+    assert grid == ["BASE", "SE_D", "EE_B", "EE_D"] and final == every
+
+
+def test_subnets_of_exit_1_are_trained_once():
+    """All that "ens" does with one exit is what "std" does: 6 cells instead of 30, and each of the
+    30 settings is told once."""
+    every = settings("grid", True, {"post_learning_rates": [1e-4, 1e-5]})
+    cells = shared(every, 1)
+    assert [s.method for s, _ in cells] == ["std"] * 6
+    told = [setting for one, others in cells for setting in (one, *others)]
+    assert sorted(told, key=str) == sorted(every, key=str)
+    for one, others in cells:
+        assert {(o.optimizer, o.lr) for o in others} == {(one.optimizer, one.lr)}
+    assert shared(every, 2) == [(setting, []) for setting in every]
+    (alone,) = shared(settings("final", True, {}), 1)
+    assert alone[0].name == "std-AdamW-1e-4" and [o.method for o in alone[1]] == ["ens"]
+
+
+def test_a_shared_training_is_a_row_of_each_of_its_settings(tmp_path):
+    one, others = shared(settings("final", True, {}), 1)[0]
+    scores = {"val_top1": 50.0, "test_top1": 40.0}
+    before = scores | {"params": 1, "macs_tp": 2, "latency_ms": 0.5}
+    values = {
+        "supernet": "EE_D",
+        "phase": 4,
+        "objectives": "acc+macs",
+        "dataset": "digits",
+        "seed": 0,
+        "profile": "smoke",
+        "study": "final",
+        "subnet": 0,
+        "code": "1",
+        **one._asdict(),
+        "stands_for": [other._asdict() for other in others],
+    }
+    cell = open_cell(tmp_path, "post_processing", "digits/EE_D_p4_acc+macs_s0/0-a", values)
+    metrics = {"original": before, "after": scores, "params": 1, "macs_tp": 2, "best_epoch": 1}
+    cell.finish(metrics | {"n_test": 10}, seconds=0.0)
+    rows = chapter6.posts(tmp_path)
+    assert list(rows.method) == ["std", "ens"] and list(rows.weights) == ["-", "UNIF"]
+    assert list(rows.test_top1) == [40.0, 40.0]
