@@ -15,14 +15,17 @@ import pickle
 import shutil
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from nat_lib.errors import Refusal
 
+PathLike = str | Path
 ROOT = Path(__file__).resolve().parents[1]
 CANNOT_WRITE = {
     errno.ENOSPC,
@@ -42,7 +45,7 @@ _temporary = itertools.count()
 # -------------------------------------------------------------------------------- values and hashes
 
 
-def plain(obj):
+def plain(obj: Any) -> Any:
     """`obj` as JSON values: string keys, lists, Python numbers. NaN becomes None (not measured)."""
     if hasattr(obj, "to_dict") and not isinstance(obj, type):
         obj = obj.to_dict()
@@ -63,7 +66,7 @@ def plain(obj):
     raise TypeError(f"{type(obj).__name__} has no JSON form")
 
 
-def hash_of(obj):
+def hash_of(obj: Any) -> str:
     """12 hex characters of the canonical JSON of `obj`: the same for any order of keys, and after a
     round trip."""
     text = json.dumps(
@@ -72,7 +75,7 @@ def hash_of(obj):
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def sha256_of(path):
+def sha256_of(path: PathLike) -> str:
     """SHA-256 of a file, hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -82,7 +85,7 @@ def sha256_of(path):
 
 
 @contextmanager
-def writing(path):
+def writing(path: PathLike) -> Iterator[None]:
     """Turn an OSError of the body that means "cannot be written" into a Refusal about `path`."""
     try:
         yield
@@ -96,7 +99,7 @@ def writing(path):
 
 
 @contextmanager
-def atomic(path):
+def atomic(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path` (same suffix); it takes the place of `path` only if the
     body succeeds.
 
@@ -119,7 +122,7 @@ def atomic(path):
 
 
 @contextmanager
-def atomic_folder(folder):
+def atomic_folder(folder: PathLike) -> Iterator[Path]:
     """Yield a new, empty folder beside `folder`; it takes the place of `folder` only if the body
     succeeds, and nothing is left of it otherwise.
 
@@ -144,7 +147,7 @@ def atomic_folder(folder):
             lock.unlink(missing_ok=True)  # whoever waits for it makes a new one
 
 
-def _put_right(folder, new, old):
+def _put_right(folder: Path, new: Path, old: Path) -> None:
     """As it was before: the old folder back, if it was moved away and nothing came in its place."""
     if old.exists() and not folder.exists():
         old.rename(folder)
@@ -153,7 +156,7 @@ def _put_right(folder, new, old):
 
 
 @contextmanager
-def locked(path, wait=-1.0):
+def locked(path: PathLike, wait: float = -1.0) -> Iterator[bool]:
     """Hold the lock file `path` during the body: one process at a time of all that ask for it.
 
     wait   : seconds to wait for another holder; -1: as long as it takes
@@ -171,11 +174,11 @@ def locked(path, wait=-1.0):
         lock.release()
 
 
-def _temporary_beside(path):
+def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".tmp-{os.getpid()}-{next(_temporary)}-{path.name}")
 
 
-def _sync(path):
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -183,22 +186,22 @@ def _sync(path):
         os.close(handle)
 
 
-def write_bytes(path, data):
+def write_bytes(path: PathLike, data: bytes | memoryview) -> None:
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
 
-def write_text(path, text):
+def write_text(path: PathLike, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def append_text(path, text):
+def append_text(path: PathLike, text: str) -> None:
     """Add text to the end of a file at once, as a log does."""
     with writing(path), open(path, "a", encoding="utf-8") as file:
         file.write(text)
 
 
-def read_text(path):
+def read_text(path: PathLike) -> str:
     """Text of a file in UTF-8, whatever the locale; a Refusal if there is no such text."""
     try:
         return Path(path).read_bytes().decode()
@@ -214,19 +217,19 @@ def read_text(path):
         ) from None
 
 
-def write_json(path, obj):
+def write_json(path: PathLike, obj: Any) -> None:
     """Readable JSON in the given order of keys; numpy values and tuples become plain, NaN becomes
     null."""
     write_text(path, json.dumps(plain(obj), indent=1, allow_nan=False) + "\n")
 
 
-def write_csv(path, frame):
+def write_csv(path: PathLike, frame: Any) -> None:
     """A DataFrame without its index; floats as their shortest exact text, so that equal numbers are
     equal bytes."""
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def read_json(path):
+def read_json(path: PathLike) -> Any:
     try:
         return json.loads(read_text(path))
     except (json.JSONDecodeError, RecursionError):
@@ -236,7 +239,7 @@ def read_json(path):
 # -------------------------------------------------------------------------------------- checkpoints
 
 
-def save_state(path, state):
+def save_state(path: PathLike, state: Any) -> None:
     """Resume state: nested dicts, lists and tuples of tensors and plain values. Nothing else could
     be read back."""
     import torch
@@ -246,7 +249,7 @@ def save_state(path, state):
     write_bytes(path, data.getbuffer())
 
 
-def _storable(value, where, tensor):
+def _storable(value: Any, where: str, tensor: type) -> Any:
     if isinstance(value, dict):
         return {key: _storable(item, f"{where}[{key!r}]", tensor) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -260,7 +263,7 @@ def _storable(value, where, tensor):
     )
 
 
-def load_state(path, device="cpu"):
+def load_state(path: PathLike, device: Any = "cpu") -> Any:
     """What `save_state` wrote. The archive's checksums are verified and nothing but tensors and
     values is unpickled."""
     import torch
@@ -286,7 +289,7 @@ def load_state(path, device="cpu"):
     raise Refusal(f"{path} is damaged: delete it and start again, the cell begins anew")
 
 
-def save_weights(path, state_dict):
+def save_weights(path: PathLike, state_dict: Mapping[str, Any]) -> None:
     """Weights as safetensors, with a checksum of the numbers in its metadata."""
     from safetensors.torch import save
 
@@ -294,7 +297,7 @@ def save_weights(path, state_dict):
     write_bytes(path, save(tensors, {"crc32": _crc32(save(tensors))}))
 
 
-def load_weights(path):
+def load_weights(path: PathLike) -> dict[str, Any]:
     """{name: tensor} of a safetensors file, on the CPU; its checksum is verified if it has one."""
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -317,10 +320,10 @@ def load_weights(path):
     return tensors
 
 
-def _header(blob):
+def _header(blob: bytes) -> dict[str, Any]:
     """The JSON header of a safetensors file: 8 bytes of length, then the text, then the numbers."""
     return json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
 
 
-def _crc32(blob):
+def _crc32(blob: bytes) -> str:
     return f"{zlib.crc32(blob[8 + int.from_bytes(blob[:8], 'little') :]):08x}"

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterable, Iterator, Sized
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nat_lib.files import ROOT
 
+T = TypeVar("T")
 PACKAGES = (
     "torch",
     "torchvision",
@@ -37,7 +40,7 @@ _began = time.perf_counter()
 # --------------------------------------------------------------------------------------- randomness
 
 
-def seed_all(seed):
+def seed_all(seed: int) -> None:
     """Seed torch, Python's random and numpy's global generator."""
     import torch
 
@@ -55,11 +58,11 @@ def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
     return np.random.default_rng((seed, zlib.crc32(purpose.encode()), *numbers))
 
 
-def rng_state():
+def rng_state() -> dict[str, Any]:
     """State of the global generators as tensors and plain values, fit for `save_state`."""
     import torch
 
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
         # Asking for the state would start CUDA in a process that does not use it. Of the GPUs only
@@ -68,7 +71,7 @@ def rng_state():
         "python": random.getstate(),
         "numpy": (
             name,
-            torch.from_numpy(keys.astype(np.int64)),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
             int(position),
             int(has_gauss),
             float(cached),
@@ -76,7 +79,7 @@ def rng_state():
     }
 
 
-def set_rng_state(state):
+def set_rng_state(state: dict[str, Any]) -> None:
     """Put the global generators where `rng_state` found them."""
     import torch
 
@@ -89,7 +92,7 @@ def set_rng_state(state):
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
 
 
-def start(threads=None, seed=0):
+def start(threads: int | None = None, seed: int = 0) -> None:
     """First call of a notebook: threads torch may use (None: as the environment says), the global
     seed, and the clock of `elapsed`."""
     import torch
@@ -102,7 +105,7 @@ def start(threads=None, seed=0):
     seed_all(seed)
 
 
-def elapsed():
+def elapsed() -> float:
     """Seconds since `start`."""
     return time.perf_counter() - _began
 
@@ -110,12 +113,14 @@ def elapsed():
 # ------------------------------------------------------------------------------- what the user sees
 
 
-def note(line):
+def note(line: str) -> None:
     """A line for whoever watches the run."""
     print(line, file=sys.stderr, flush=True)
 
 
-def progress(iterable, desc, total=None, every=10.0):
+def progress(
+    iterable: Iterable[T], desc: str, total: int | None = None, every: float = 10.0
+) -> Iterable[T]:
     """Iterate with a progress bar; in batch (NAT_BATCH=1), or where nobody watches (standard error
     is a file), with a line of text at most every `every` seconds."""
     watched = "ipykernel" in sys.modules or sys.stderr.isatty()
@@ -126,8 +131,11 @@ def progress(iterable, desc, total=None, every=10.0):
     return tqdm(iterable, desc=desc, total=total, leave=False)
 
 
-def _progress_lines(iterable, desc, total, every):
-    total = total if total is not None else len(iterable) if hasattr(iterable, "__len__") else None
+def _progress_lines(
+    iterable: Iterable[T], desc: str, total: int | None, every: float
+) -> Iterator[T]:
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
     began = said = time.monotonic()
     for done, item in enumerate(iterable):
         now = time.monotonic()
@@ -138,7 +146,7 @@ def _progress_lines(iterable, desc, total, every):
         yield item
 
 
-def environment():
+def environment() -> dict[str, Any]:
     """Where numbers come from: Python and package versions, commit, threads, and the device this
     process used."""
     import torch
@@ -154,8 +162,8 @@ def environment():
 
 
 @lru_cache
-def _versions():
-    found = {"python": platform.python_version()}
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -165,7 +173,7 @@ def _versions():
 
 
 @lru_cache
-def _commit():
+def _commit() -> str:
     """The commit of the checkout, with "-dirty" if tracked files differ from it; "unknown" outside
     a checkout."""
     if not (ROOT / ".git").exists():
@@ -198,7 +206,6 @@ def cores() -> int:
 
 
 @lru_cache
-@lru_cache
 def keep_memory() -> None:
     """Let the allocator of this process reuse freed memory instead of giving it back.
 
@@ -213,7 +220,8 @@ def keep_memory() -> None:
         libc.mallopt(option, KEPT)
 
 
-def cpu_name():
+@lru_cache
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", info.read_text("utf-8")) if info.exists() else None
     return found[1].strip() if found else platform.processor() or platform.machine()

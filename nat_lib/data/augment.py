@@ -172,7 +172,7 @@ def resize(
 class Taps(NamedTuple):
     """Which rows of a table make up each output row, and their weights."""
 
-    index: Int64[torch.Tensor, "b size taps"]
+    source: Int64[torch.Tensor, "b size taps"]
     weight: Float[torch.Tensor, "b size taps"]
 
 
@@ -180,8 +180,8 @@ def _sum_rows(
     table: Float[torch.Tensor, "rows length"], taps: Taps, some: slice, cubic: bool
 ) -> Float[torch.Tensor, "out length"]:
     """The output rows of the images `some`, whose rows are those of the table."""
-    index, weight = taps.index[some].flatten(0, 1), taps.weight[some].flatten(0, 1)
-    out = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+    source, weight = taps.source[some].flatten(0, 1), taps.weight[some].flatten(0, 1)
+    out = F.embedding_bag(source, table, mode="sum", per_sample_weights=weight)
     # a cubic kernel overshoots; Pillow clips after each pass, too
     return out.clamp_(0, 255) if cubic else out
 
@@ -218,8 +218,8 @@ def _taps(
     weight = weight * (at < high[..., None])
     # as rows of the table of their chunk
     before = n * (torch.arange(batch, device=device) % chunk)
-    index = at.clamp(max=n - 1).long() + before[:, None, None]
-    return Taps(index, weight / weight.sum(2, keepdim=True))
+    source = at.clamp(max=n - 1).long() + before[:, None, None]
+    return Taps(source, weight / weight.sum(2, keepdim=True))
 
 
 def _cubic(t: torch.Tensor, a: float = -0.5) -> torch.Tensor:

@@ -11,7 +11,7 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,7 +124,7 @@ class Data:
         """One row per split: images used, available before thinning, in the full data set; and one
         for what lay beside the images and was left out."""
         full = dict(zip(self.rows, self.official or (None,) * 3, strict=True))
-        table = [
+        table: list[tuple[str, int | None, int | None, int | None]] = [
             (part, len(rows), self.available[part], full[part]) for part, rows in self.rows.items()
         ]
         if self.left_out:
@@ -320,7 +320,7 @@ def _ahead(make: Callable[[int], Batch], n: int, workers: int) -> Iterator[Batch
         yield from map(make, range(n))
         return
     with ThreadPoolExecutor(workers) as pool:
-        pending = deque()
+        pending: deque[Future[Batch]] = deque()
         try:
             for i in range(n + workers):
                 if i < n:

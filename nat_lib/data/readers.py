@@ -7,7 +7,7 @@ function (root, download) -> Raw; `read` calls it and turns whatever goes wrong 
 import csv
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class Raw(NamedTuple):
     """
 
     classes: Sequence[str]
-    parts: dict[str, Listed]
+    parts: Mapping[str, Listed]
     left_out: str = ""
     scans: tuple[int, Sequence[int]] | None = None
     as_shown: bool = False
@@ -59,7 +59,7 @@ def read_digits_turned(root: Path | None, download: bool) -> Raw:
     """The odd digits among the same scans, black on white and turned by a quarter: another task,
     with five classes, whose images fall into the same splits as the scans they come from."""
     raw = read_digits(root, download)
-    images, labels = raw.parts["train"]
+    images, labels = map(np.asarray, raw.parts["train"])
     odd = np.flatnonzero(labels % 2 == 1)
     turned = 255 - np.rot90(images[odd], axes=(1, 2))
     return Raw(

@@ -196,7 +196,7 @@ def _decoded(images: Sequence | np.ndarray, side: int, as_shown: bool) -> Iterat
     """Every image in order, or why it cannot be used; as many threads as torch may use."""
     if not isinstance(images, Sequence):
         for image in images:
-            digest = hashlib.sha256(np.ascontiguousarray(image)).digest()
+            digest = hashlib.sha256(image.tobytes()).digest()
             yield Decoded(np.ascontiguousarray(image.transpose(1, 0, 2)), image.shape[:2], digest)
         return
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
