@@ -6,6 +6,8 @@ Source: Once-for-All, arXiv:1908.09791; thesis 3.2.2 and 3.3.
 """
 
 import copy
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -193,6 +195,41 @@ def prepare(net, arch, data, resolution, exits=None):
     """The subnet as a plain network, BN recalibrated at `resolution` (pixels) and folded: ready to
     be scored."""
     return _fold(recalibrate(net.extract(arch, exits), data.calibration_batches(resolution)))
+
+
+def families(archs, space) -> list[list[int]]:
+    """Indices of subnets that differ in nothing but how early they leave, the deepest one first:
+    what one passes, the others pass too."""
+    found: list[list[int]] = []
+    of: dict[Arch, list[int]] = {}
+    for i in sorted(range(len(archs)), key=lambda i: -archs[i].exit):
+        family = of.get(archs[i].canonical())
+        if family is None:
+            family = []
+            found.append(family)
+            for exit in space.exits[: space.exits.index(archs[i].exit) + 1]:
+                of.setdefault(replace(archs[i], exit=exit).canonical(), family)
+        family.append(i)
+    return found
+
+
+@torch.inference_mode()
+def score_many(net, archs, data, batches) -> Iterator[tuple[int, Score]]:
+    """(index, Score) of many subnets, each scored as `score(prepare(net, arch, ...))` would.
+
+    A family, see `families`, is calibrated once and passes the images once: the statistics of what
+    lies before an exit do not depend on what lies behind it.
+
+    batches : function of the resolution: (images, labels) batches
+    """
+    for family in families(archs, net.space):
+        deepest = archs[family[0]]
+        exits = sorted({archs[i].exit for i in family})
+        network = prepare(net, deepest, data, deepest.resolution, exits)
+        totals = _totals(network, batches(deepest.resolution), [1.0] * len(exits))
+        for i in family:
+            row = totals[exits.index(archs[i].exit)]
+            yield i, Score(*(row / row[-1])[:3].tolist())
 
 
 def evaluate(net, arch, data, batch_size=100, measure_latency=False):

@@ -2,10 +2,13 @@
 
 import platform
 import resource
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from networks import disturbed
 from torch import nn
 
 from nat_lib import evaluate, machine
@@ -100,3 +103,24 @@ def test_freed_memory_is_reused():
 
     faults(2)
     assert faults(20) < 20 * 1024 / 4
+
+
+@pytest.mark.parametrize("name", ["EE_D", "EE_DP", "SE_P"])
+def test_many_subnets_score_as_each_alone(name):
+    space = Space(name, (16, 24), (1.0,), (8, 8, 8, 8, 8, 8))
+    net = disturbed(Supernet(space, 1.0, 6))
+    choices = space.choices._replace(kernel=(3, 7), expand=(6,), depth=(2,))
+    archs = space.grid(choices, (16, 24), 1.0)
+    archs = [archs[i] for i in np.random.default_rng(0).permutation(len(archs))[:24]]
+    archs += [replace(archs[0], exit=space.exits[0]), archs[1]]
+    pictures = {r: [(images(9, r, seed=r), torch.arange(9) % 6)] for r in (16, 24)}
+    data = SimpleNamespace(calibration_batches=lambda r: [images(6, r), images(5, r, 1)])
+    found = dict(evaluate.score_many(net, archs, data, pictures.__getitem__))
+    assert sorted(found) == list(range(len(archs)))
+    for i, arch in enumerate(archs):
+        alone = score(evaluate.prepare(net, arch, data, arch.resolution), pictures[arch.resolution])
+        assert found[i] == pytest.approx(alone, rel=1e-5)
+    groups = evaluate.families(archs, space)
+    assert sorted(i for group in groups for i in group) == list(range(len(archs)))
+    if space.early_exits:
+        assert len(groups) < len(archs) / 1.5

@@ -6,7 +6,7 @@ import pandas as pd
 from nat_lib import machine
 from nat_lib.cost import count
 from nat_lib.distributed import gathered, ranks
-from nat_lib.evaluate import prepare, score, score_exits
+from nat_lib.evaluate import prepare, score_exits, score_many
 
 KINDS = ("kernel", "level", "exit", "depth", "expand")
 SEED = 937162211  # of the members that are drawn from a grid
@@ -29,35 +29,50 @@ def joint_score(network, batches, weights):
     return vote._replace(loss=sum(w * s.loss for w, s in zip(weights, each, strict=True)))
 
 
-def scored(net, arch, data, batches, weights=None):
-    """`Score` of one subnet, BN recalibrated at its resolution.
+def scored(net, archs, data, batches, weights=None):
+    """(index, `Score`) of many subnets, in any order, BN recalibrated at their resolutions.
 
+    batches : function of the resolution: (images, labels) batches
     weights : None: of its own exit; otherwise of all exits, which these weights join
     """
-    network = prepare(net, arch, data, arch.resolution, exits=weights and "all")
-    return joint_score(network, batches, weights) if weights else score(network, batches)
+    if not weights:
+        yield from score_many(net, archs, data, batches)
+        return
+    for i, arch in enumerate(archs):
+        network = prepare(net, arch, data, arch.resolution, exits="all")
+        yield i, joint_score(network, batches(arch.resolution), weights)
 
 
 def mean_score(net, members, data, batch_size, weights=None):
     """(loss, top1, top5) on the validation split, averaged over the members; shared among processes
     when there are any."""
     rank, world = ranks()
-    mine = [
-        scored(net, arch, data, data.eval_batches("val", arch.resolution, batch_size), weights)
-        for arch in members[rank::world]
-    ]
+    found = scored(
+        net,
+        members[rank::world],
+        data,
+        lambda resolution: data.eval_batches("val", resolution, batch_size),
+        weights,
+    )
+    mine = [score for _, score in sorted(found)]
     columns = zip(*gathered(mine), strict=True)
     return tuple(sum(column) / len(members) for column in columns)
 
 
 def test_rows(net, members, data, batch_size, name, weights=None):
     """One row per constant subnet: its choices, its scores on the test split, its exact cost."""
-    (rank, world), rows = ranks(), []
-    costs = count(members, net.space, data.n_classes, exits=weights and "all").itertuples()
-    mine = list(zip(members, costs, strict=True))[rank::world]
-    for arch, cost in machine.progress(mine, f"{name}, test grid"):
-        batches = data.test_batches(arch.resolution, batch_size, why=name)
-        result = scored(net, arch, data, batches, weights)
+    rank, world = ranks()
+    mine, rows = members[rank::world], []
+    costs = count(mine, net.space, data.n_classes, exits=weights and "all").itertuples()
+    found = scored(
+        net,
+        mine,
+        data,
+        lambda resolution: data.test_batches(resolution, batch_size, why=name),
+        weights,
+    )
+    results = sorted(machine.progress(found, f"{name}, test grid", len(mine)))
+    for arch, cost, (_, result) in zip(mine, costs, results, strict=True):
         slots = {kind: getattr(arch, kind) for kind in KINDS}
         rows.append(
             {
