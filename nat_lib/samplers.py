@@ -1,7 +1,7 @@
 """Samplers: which subnets one training step trains.  A new one is a function and a row of SAMPLERS.
 
 sampler(space, choices, width, size, rng, n) yields n `Arch`s of the open `choices` at one width
-multiplier and one image size.  rng is a generator seeded with (seed, step); the subnets depend on
+multiplier and one image size.  rng is a generator of (seed, purpose, step); the subnets depend on
 nothing else.
 """
 
@@ -14,7 +14,7 @@ from nat_lib.errors import Refusal
 
 
 def stream(rng: np.random.Generator, j: int) -> np.random.Generator:
-    """The generator of the j-th subnet of a step: (seed, step, j), whatever was drawn before it."""
+    """The generator of the j-th subnet of a step: (seed, purpose, step, j), whatever was drawn before it."""
     seed = rng.bit_generator.seed_seq.entropy
     return np.random.default_rng((*np.atleast_1d(np.array(seed, object)).tolist(), j))
 

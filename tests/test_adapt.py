@@ -143,16 +143,18 @@ def test_the_subnets_of_a_step_depend_on_seed_step_and_place_alone(warm, searchi
     teacher = warmup.make_teacher(space, cells, "DESC", "cpu")
     x, y = next(searching[1].train_batches(0, 40, [16], 0))
 
-    def drawn(seed, step):
+    def drawn(seed, step, **purpose):
         found = []
-        for _ in warmup.sampled(
-            nets, teacher, lambda rng: found.append(space.sample(1, rng)[0]) or found[-1], seed
-        )(x, y, step):
-            pass
+
+        def draw(rng):
+            found.append(space.sample(1, rng)[0])
+            return found[-1]
+
+        list(warmup.sampled(nets, teacher, draw, seed, **purpose)(x, y, step))
         return found
 
     assert drawn(0, 7) == drawn(0, 7) and len(set(drawn(0, 7))) == 4
-    assert not set(drawn(0, 7)) & {*drawn(0, 8), *drawn(1, 7)}
+    assert not set(drawn(0, 7)) & {*drawn(0, 8), *drawn(1, 7), *drawn(0, 7, purpose="another")}
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,20 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from nat_lib import evaluate as evaluate_module
-from nat_lib import files
+from nat_lib import files, machine
 from nat_lib.arch import Space
 from nat_lib.cells import Cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.genotypes import as_text, from_text
+from nat_lib.run.params import load_params
 from nat_lib.search import distributions, objectives, strategies
-from nat_lib.search.archive import VERSIONS
-from nat_lib.studies import returned, scoring, searches
+from nat_lib.search.archive import VERSIONS, Iteration
+from nat_lib.studies import course, returned, scoring, searches
 from nat_lib.studies.models import Profile
 
 SUPERNETS = {1: "BASE", 4: "EE_D"}
@@ -82,6 +84,10 @@ def test_a_search_leaves_archives_candidates_and_returned_subnets(straight, sear
     np.testing.assert_allclose(iterations[depths].sum(axis=1), 1)
     np.testing.assert_allclose(iterations[exits].sum(axis=1), 1)
     assert (iterations.exit_5 == 1).all() == (SUPERNETS[phase] == "BASE")
+    kept = sorted(at.glob("iterations/*.safetensors"))
+    assert [path.stem for path in kept] == ["00", "01", "02"]  # the last three
+    assert kept[-1].read_bytes() == (at / "supernets.safetensors").read_bytes()
+    assert kept[0].read_bytes() != kept[1].read_bytes() != kept[2].read_bytes()
 
 
 def test_the_weights_adapt_and_every_member_is_scored_again(straight):
@@ -355,14 +361,18 @@ def test_several_processes_share_the_archive_and_end_with_the_same_one(tiny_prof
         "population=12",
         "generations=3",
     ]
+    command[-4:-4] = ["--objectives", "acc+latency"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, cwd=files.ROOT, check=False
     )
     assert done.returncode == 0, done.stderr
-    at = folder(tmp_path / "out")
+    at = folder(tmp_path / "out", text="acc+latency")
+    tables = list((tmp_path / "out" / searches.STUDY / "latency").glob("*/table.json"))
+    assert len(tables) == 1 and not (tmp_path / "out/.other").exists()  # one for all processes
     shares = [len((at / f"evaluations.{rank}.jsonl").read_text().splitlines()) for rank in (0, 1)]
     archive = pd.read_csv(at / "archive.csv")
     assert sum(shares) == 6 + 2 + 8 and min(shares) >= 6 and len(archive) == 14
+    assert (archive.groupby("code").latency.nunique() == 1).all()
     first = archive[archive.iteration == 0]
     whole = scoring.Memory(Cell(at, "", "", {}), "evaluations").known
     space = Space.from_dict(files.read_json(at / "report.json")["params"]["space"])
@@ -373,3 +383,135 @@ def test_several_processes_share_the_archive_and_end_with_the_same_one(tiny_prof
 def test_the_command_line_refuses_in_one_line(tiny_profile, capsys):
     assert searches.main([*tiny_profile, "--objectives", "acc+energy"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+# ------------------------------------------------------------------- strategies, damage, machines
+
+
+@pytest.mark.parametrize("strategy", ["regularised_evolution", "random"])
+def test_another_strategy_is_a_search_of_its_own_that_goes_on_after_a_kill(
+    searching, tmp_path, monkeypatch, strategy
+):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    name = f"BASE_p1_acc+macs_{strategy}_s0"
+    report = searched(searching, straight, strategy=strategy)
+    assert report["params"]["strategy"] == strategy and report["name"].endswith(name)
+    evaluate, calls = evaluate_module.evaluate, []
+
+    def dying(*args):
+        if len(calls) == 9:  # six of the first archive, two of iteration 1, one of iteration 2
+            raise KeyboardInterrupt
+        calls.append(args)
+        return evaluate(*args)
+
+    monkeypatch.setattr(scoring, "evaluate", dying)
+    with pytest.raises(KeyboardInterrupt):
+        searched(searching, killed, strategy=strategy)
+    monkeypatch.setattr(scoring, "evaluate", evaluate)
+    searched(searching, killed, strategy=strategy)
+    ours, theirs = (out / searches.STUDY / "digits_turned" / name for out in (killed, straight))
+    for file in ("archive.csv", "candidates.csv", "evaluations.0.jsonl"):
+        assert (ours / file).read_bytes() == (theirs / file).read_bytes()
+    iterations = pd.read_csv(theirs / "iterations.csv")
+    assert iterations.supernet_top1.isna().all() and iterations.predictor.isna().all()
+    assert not list(theirs.glob("iterations/*.safetensors"))  # nothing was trained
+
+
+def test_the_cell_of_the_default_strategy_does_not_name_it(searching, straight_params):
+    assert "strategy" not in straight_params
+
+
+@pytest.fixture
+def straight_params(searching, outs):
+    return searched(searching, outs[1], 1)["params"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1, 2]",
+        "7",
+        '{"version": 0, "code": "0 1"}',
+        '{"version": 0, "code": 3, "val_top1": 5.0}',
+        '{"version": "x", "code": "0 1", "val_top1": 5.0}',
+        '{"version": 0, "code": "0 1", "val_top1": null}',
+        '{"version": 0, "code": "0 1", "val_top1": "high"}',
+    ],
+)
+def test_a_damaged_line_of_a_memory_is_one_clear_line(tmp_path, line):
+    cell = Cell(tmp_path, "", "", {})
+    good = '{"version": 0, "code": "0 1", "val_top1": 50.0}'
+    files.write_text(tmp_path / "evaluations.0.jsonl", f"{good}\n{line}\n{good}\n")
+    with pytest.raises(
+        Refusal, match=r"evaluations\.0\.jsonl, line 2, is damaged: delete it"
+    ) as told:
+        scoring.error_memory(cell)
+    assert "\n" not in str(told.value)
+
+
+def test_a_memory_that_is_no_text_or_a_folder_is_one_clear_line(tmp_path):
+    cell, path = Cell(tmp_path, "", "", {}), tmp_path / "evaluations.0.jsonl"
+    path.write_bytes(b'{"version": 0, "code": "\xff"}\n')
+    with pytest.raises(Refusal, match=r"UTF-8.*delete it"):
+        scoring.error_memory(cell)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(Refusal, match=r"cannot read .*remove it"):
+        scoring.error_memory(cell)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"codes": "nonsense"},
+        {"codes": ["0 99"]},
+        {"F": [[50.0]]},
+        {"F": [[None, 1.0]]},
+        {"reference": [0.0, 1.0]},
+        {"quality": [1]},
+        {"number": 5},
+        {"predictor": None},
+        None,
+    ],
+    ids=str,
+)
+def test_a_damaged_iteration_is_one_clear_line(tmp_path, change):
+    space = Space("BASE", (16, 24), (1.0,), (8, 8, 8))
+    cell, X = Cell(tmp_path, "", "", {}), space.lower[None]
+    step = Iteration(
+        0, X, np.array([[50.0, 1.0]]), np.array([51.0, 1.1]), 0.1, X[:0], [], [], quality={}
+    )
+    course.save(cell, step, seconds=1.0)
+    assert len(course.finished(cell, space, 2)) == 1
+    path = tmp_path / "iterations/00.json"
+    if change is None:
+        path.unlink()
+        path.mkdir()
+    else:
+        files.write_json(path, files.read_json(path) | change)
+    with pytest.raises(Refusal, match=r"00\.json is damaged: delete it and every later one"):
+        course.finished(cell, space, 2)
+
+
+def test_all_cards_of_one_kind_share_a_latency_table(searching, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some card")
+    opened = []
+
+    def opening(out, study, name, values, *more):
+        opened.append(values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scoring, "open_cell", opening)
+    for device in ("cuda:0", "cuda:1"):
+        with pytest.raises(KeyboardInterrupt):
+            scoring.block_table(Space("BASE"), 5, torch.device(device), tmp_path)
+    assert opened[0] == opened[1] and "some card" in str(opened[0])
+
+
+def test_the_whole_list_of_families_is_fitted_by_all_cores(searching):
+    params, *_ = searching
+    assert searches.default_processes(params | {"distribution_families": "short"}) == 1
+    everyone = searches.default_processes(params | {"distribution_families": "all"})
+    assert everyone == machine.cores() >= 1
+    assert load_params("paper", "natv2_phases")["distribution_families"] == "all"
+    assert load_params("paper", "natv2_phases")["fit_processes"] is None

@@ -10,8 +10,10 @@ from test_search import EXITS, QUICK, SMALL, TWO_STAGES, any_formula, same
 
 from nat_lib import files
 from nat_lib.arch import Space
-from nat_lib.search import pareto
-from nat_lib.search.archive import Iteration, distinct
+from nat_lib.machine import stream
+from nat_lib.run.params import load_params
+from nat_lib.search import ensemble, pareto
+from nat_lib.search.archive import VERSIONS, Iteration, distinct
 from nat_lib.search.strategies import DEFAULT, STRATEGIES
 
 EVERY = pytest.mark.parametrize("name", STRATEGIES)
@@ -133,3 +135,34 @@ def test_the_table_reads_in_a_moment_and_nothing_of_search_needs_torch():
     )
     assert done.returncode == 0, done.stderr
     assert DEFAULT in STRATEGIES
+
+
+@pytest.mark.parametrize("number", VERSIONS)
+@pytest.mark.parametrize("profile", ["smoke", "laptop"])
+def test_lightgbm_predicts_in_every_version_at_every_size(profile, number):
+    """No archive is so small that another predictor has to stand in."""
+    params = load_params(profile, "natv2_phases")
+    late = number > 1
+    version = VERSIONS[number]._replace(
+        archive=params["archive_sizes"][late], candidates=params["candidates"][late], multiplier=1
+    )
+    formula = any_formula(EXITS, 2)
+
+    def fit(X, errors, rng):
+        return ensemble.fit("lgb", EXITS, X, errors, rng=rng, features=version.features)
+
+    budget = QUICK._replace(iterations=2)
+    _, *steps = STRATEGIES["nat"].function(
+        EXITS, formula.scores, lambda X, n: None, fit, formula.costs, version, budget, 0
+    )
+    assert [step.predictor for step in steps] == [("LGBM", "")] * 2
+    assert all(np.ptp(step.predicted) > 0 for step in steps)
+
+
+def test_streams_of_different_purposes_differ():
+    """Also where one has a number less: a generator takes missing numbers for 0."""
+    words = ["search fit", "search propose", "warm-up subnets", "adaptation subnets"]
+    draws = [stream(0, word, *at).random() for word in words for at in ((), (1,), (1, 2))]
+    draws += [np.random.default_rng((0, *at)).random() for at in ((), (1,), (1, 2))]
+    assert len(set(draws)) == len(draws)
+    assert stream(0, "search fit", 1).random() == stream(0, "search fit", 1).random()

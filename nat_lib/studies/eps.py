@@ -11,7 +11,6 @@ Source: OFAv2, arXiv:2302.01888; thesis 5.1.2 to 5.3, Table 5.2.
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from nat_lib import cells, files, machine
@@ -278,7 +277,7 @@ def elastic_losses(net, link, teacher):
     choices, draw = choices_after(link.space, link.phase), SAMPLERS[recipe["sampler"]]
 
     def subnets(x, step):
-        rng = np.random.default_rng((seed, step))
+        rng = machine.stream(seed, "shrinking subnets", step)
         return draw(link.space, choices, link.width, x.shape[-1], rng, recipe["subnets"])
 
     return distilled(

@@ -9,7 +9,6 @@ Source: NAT, arXiv:2005.05859; NATv2, arXiv:2307.00960; thesis 3.3.3, 3.3.4 and 
 
 from functools import partial
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -267,15 +266,16 @@ def warmed_up(space, cells):
 # --------------------------------------------------------------------------------------- adaptation
 
 
-def sampled(nets, teacher, draw, seed):
+def sampled(nets, teacher, draw, seed, purpose="warm-up subnets"):
     """Losses of a training step of all supernets: four drawn subnets, cross-entropy plus
     distillation each.
 
-    draw(rng) -> Arch.  The gradient of each subnet gathers in the supernet of its width.
+    draw(rng) -> Arch;  purpose : tells these draws from others of the same seed and step.  The
+    gradient of each subnet gathers in the supernet of its width.
     """
 
     def subnets(x, step):
-        rng = np.random.default_rng((seed, step))
+        rng = machine.stream(seed, purpose, step)
         return [draw(stream(rng, j)) for j in range(SUBNETS)]
 
     return distilled(nets, subnets, teacher, part=lambda arch: nets.of(arch.width))
@@ -306,7 +306,7 @@ def adapt(
     schedule = Ramped(lr, whole, round(ADAPTATION_RAMP * whole), number * epochs)
     return trained(
         nets,
-        sampled(nets, teacher, draw, seed),
+        sampled(nets, teacher, draw, seed, "adaptation subnets"),
         validate,
         schedule,
         recipe,
