@@ -16,6 +16,7 @@ from nat_lib.cells import Cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.genotypes import as_text, from_text
+from nat_lib.results import chapter6
 from nat_lib.run.params import load_params
 from nat_lib.search import distributions, objectives, strategies
 from nat_lib.search.archive import VERSIONS, Iteration
@@ -236,6 +237,10 @@ def test_a_new_objective_is_one_row(searching, tmp_path, monkeypatch):
     archive, subnets = pd.read_csv(at / "archive.csv"), pd.read_csv(at / "subnets.csv")
     np.testing.assert_array_equal(archive.depth, blocks(None, from_text(archive.code)))
     np.testing.assert_array_equal(subnets.depth, 2 * blocks(None, from_text(subnets.code)))
+    rows = chapter6.returned(tmp_path)
+    assert rows.depth.tolist() == subnets[subnets.returned].depth.tolist()
+    alone = rows.assign(objectives="acc+depth")
+    assert chapter6.second_objective(alone).tolist() == (rows.depth / 2).tolist()
     assert objectives.title("acc+depth") == "accuracy & depth"
     assert objectives.axis("depth") == "depth (blocks)"
 
@@ -415,6 +420,9 @@ def test_another_strategy_is_a_search_of_its_own_that_goes_on_after_a_kill(
     iterations = pd.read_csv(theirs / "iterations.csv")
     assert iterations.supernet_top1.isna().all() and iterations.predictor.isna().all()
     assert not list(theirs.glob("iterations/*.safetensors"))  # nothing was trained
+    assert len(chapter6.searches(straight)) == 1 and chapter6.returned(straight).empty
+    assert len(chapter6.returned(straight, strategy=strategy)) >= 1
+    assert len(chapter6.iterations(straight, strategy=strategy)) == 3
 
 
 def test_the_cell_of_the_default_strategy_does_not_name_it(searching, straight_params):

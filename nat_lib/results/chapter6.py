@@ -11,7 +11,8 @@ import pandas as pd
 from nat_lib.results.frames import joined, load, metrics_of, of_files, params_of, picked
 from nat_lib.results.names import CORRELATIONS
 from nat_lib.results.stats import half_width, jackknife, single_run_noise, spread
-from nat_lib.search.objectives import OBJECTIVES
+from nat_lib.search.objectives import OBJECTIVES, column
+from nat_lib.search.strategies import DEFAULT
 
 SEARCH = ["dataset", "profile", "supernet", "phase", "objectives", "seed"]  # one finished search
 SUBNET = [*SEARCH, "code"]
@@ -75,20 +76,29 @@ def predictor_fits(out, dataset=None) -> pd.DataFrame:
     return of_files(found, "fits.csv", columns, of).rename(columns={"size": "n_train"})
 
 
-def searches(out, dataset=None) -> pd.DataFrame:
+def searches(out, dataset=None, strategy=None) -> pd.DataFrame:
     """One row per finished search; hypervolumes are relative to the search's own reference
-    point."""
+    point.
+
+    strategy : key of STRATEGIES; None: all of them
+    """
     found = load(out, "natv2_phases", dataset)
     rows = picked(
         found,
         {
-            **params_of(*SEARCH, "n_classes"),
+            **params_of(*SEARCH, "strategy", "n_classes"),
             **metrics_of("hypervolume", "front", "seconds", "n_test", "latency"),
             "folder": "folder",
             "differs": "differs",
         },
     )
-    rows = rows[rows.phase.notna()].reset_index(drop=True)  # the others time the space
+    rows = rows[rows.phase.notna()]  # the others time the space
+    theirs = (
+        rows.pop("strategy").astype(object).fillna(DEFAULT)
+    )  # cells of the default do not name it
+    if strategy is not None:
+        rows = rows[theirs == strategy]
+    rows = rows.reset_index(drop=True)
     volumes = rows.hypervolume
     rows.insert(len(SEARCH), "hypervolume_first", [volume[0] for volume in volumes])
     return rows.assign(hypervolume=[v[-1] for v in volumes]).astype(
@@ -96,18 +106,19 @@ def searches(out, dataset=None) -> pd.DataFrame:
     )
 
 
-def iterations(out, dataset=None) -> pd.DataFrame:
-    """One row per iteration of every finished search: hypervolume, predictor quality, shares of
-    depths and exits (NaN for exits that a supernet does not have)."""
-    found = searches(out, dataset)
+def iterations(out, dataset=None, strategy=DEFAULT) -> pd.DataFrame:
+    """One row per iteration of every finished search by a strategy: hypervolume, predictor quality,
+    shares of depths and exits (NaN for exits that a supernet does not have)."""
+    found = searches(out, dataset, strategy)
     return of_files(found, "iterations.csv", ITERATION_COLUMNS, found)
 
 
-def returned(out, dataset=None) -> pd.DataFrame:
-    """One row per returned subnet, as the search found it; `second`: its second objective (NaN
-    without one)."""
-    found = searches(out, dataset)
-    rows = of_files(found, "subnets.csv", ["returned", *RETURNED_COLUMNS], found)
+def returned(out, dataset=None, strategy=DEFAULT) -> pd.DataFrame:
+    """One row per returned subnet of the searches by a strategy; `second`: its second objective
+    (NaN without one). An objective that is not of the thesis has its column at the end."""
+    found = searches(out, dataset, strategy)
+    columns = dict.fromkeys(["returned", *RETURNED_COLUMNS, *map(column, OBJECTIVES)])
+    rows = of_files(found, "subnets.csv", [*columns], found)
     rows = rows[rows.pop("returned").astype(bool)].reset_index(drop=True)
     return rows.assign(second=second_objective(rows))
 

@@ -227,7 +227,8 @@ def winner(
     among, paired = list(among), list(paired)
     if fits.duplicated(among + paired).any():
         raise Refusal(
-            f"several fits have the same {', '.join(among + paired)}: name the columns that tell them apart"
+            f"several fits have the same {', '.join(among + paired)}: name the columns that tell "
+            "them apart"
         )
     scores = fits.pivot(index=paired, columns=among, values=metric)
     whole = scores.dropna(axis="columns")
