@@ -21,6 +21,7 @@ from nat_lib import files
 from nat_lib.arch import Space
 from nat_lib.cells import open_cell
 from nat_lib.cost import count
+from nat_lib.search.objectives import OBJECTIVES, Subject
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 REMEDY = (
@@ -55,11 +56,8 @@ def lay_search(
         np.unique(space.active(space.sample_genotypes(2 * n, rng, "architecture")), axis=0)
     )[:n]
     costs = count(X, space, 5)
-    cost = {
-        "params": costs.params / 1e6,
-        "macs": costs.macs_tp / 1e6,
-        "latency": 1 + costs.macs_tp / 1e6,
-    }
+    subject = Subject(space, 5, latency=lambda X: 1 + count(X, space, 5).macs_tp.to_numpy() / 1e6)
+    cost = {name: OBJECTIVES[name].function(subject, X) for name in names}
     codes = np.array([" ".join(map(str, x)) for x in X])
     start, rows, proposed = (
         75 - 12 * np.log10(costs.macs_tp / 2e5) + rng.normal(0, 4, len(X)),
