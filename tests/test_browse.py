@@ -10,16 +10,18 @@ from laboratory import lay_search
 
 from nat_lib import files
 from nat_lib.blocks import elastic_bits
-from nat_lib.browser import table
-from nat_lib.browser.table import Choices
-from nat_lib.browser.widget import CELLS, MANY, Browser, app
+from nat_lib.browser import picking, printed, static, table, words
+from nat_lib.browser.picking import Choices
+from nat_lib.browser.plot import FIELDS, MANY
+from nat_lib.browser.widget import Browser, app
 from nat_lib.cells import open_cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
-from nat_lib.export import write
+from nat_lib.export import sources
 from nat_lib.genotypes import from_text
 from nat_lib.report import shapes, style
 from nat_lib.run.jobs import plan_jobs
+from nat_lib.search import objectives
 from nat_lib.search.pareto import hypervolume
 from nat_lib.studies import searches
 
@@ -45,7 +47,11 @@ def points(out):
 
 @pytest.fixture
 def browser(points, tmp_path):
-    return Browser(points, tmp_path / "export", "digits_turned", "acc+macs")
+    """Both searches over accuracy and MACs."""
+    browser = Browser(points, tmp_path / "export", "digits_turned", "acc+macs")
+    for name in ("supernet", "phase"):
+        browser.controls.of[name].value = browser.controls.of[name].options
+    return browser
 
 
 def dominated(F, i):
@@ -172,7 +178,7 @@ def test_post_processing_is_told_of_the_last_iteration(tmp_path):
     told = points[points.post_top1.notna()]
     assert len(points) == 36 and told.code.tolist() == [code] and (told.iteration == 2).all()
     assert told.post_top1.tolist() == [69.0]  # the setting that validation prefers
-    assert "69.00" in table.words(told.iloc[0])["post-processed, test"]
+    assert "69.00" in words.words(told.iloc[0])["post-processed, test"]
 
 
 def test_what_cannot_be_read_is_refused_in_a_line(tmp_path):
@@ -197,18 +203,18 @@ def test_what_cannot_be_read_is_refused_in_a_line(tmp_path):
 
 
 def test_choices_pick_rows_and_an_early_end_stays(points):
-    shown = table.select(points, Choices())
+    shown = picking.select(points, Choices())
     assert (shown.iteration == shown["last"]).all() and shown.search.nunique() == 4
-    third = table.select(points, Choices(iteration=3))
+    third = picking.select(points, Choices(iteration=3))
     assert (
         third.groupby("search").iteration.first().tolist()
         == shown.groupby("search").iteration.first().tolist()
     )
-    first = table.select(
+    first = picking.select(
         points, Choices(iteration=0, supernets=("EE_D",), objectives=("acc+macs",))
     )
     assert len(first) == 20 and set(first.iteration) == {0}
-    few = table.select(
+    few = picking.select(
         points,
         Choices(
             "digits_turned",
@@ -231,15 +237,15 @@ def test_choices_pick_rows_and_an_early_end_stays(points):
     )
     assert 0 < kept.sum() < len(shown) and few.index.tolist() == shown.index[kept].tolist()
     assert (
-        table.select(points, Choices(seeds=())).empty
-        and table.select(points, Choices("mars")).empty
+        picking.select(points, Choices(seeds=())).empty
+        and picking.select(points, Choices("mars")).empty
     )
 
 
 def test_the_recommended_subnet_is_the_best_knee_of_the_widest_front(points):
-    assert table.most_searched(points, "digits_turned") == "acc+macs"
-    row = table.recommended(points, "digits_turned", "acc+macs")
-    here = table.select(points, Choices(objectives=("acc+macs",)))
+    assert picking.most_searched(points, "digits_turned") == "acc+macs"
+    row = picking.recommended(points, "digits_turned", "acc+macs")
+    here = picking.select(points, Choices(objectives=("acc+macs",)))
     corner = 1.01 * np.array([100 - here.val_top1.min(), here.macs.max()])
     volume = {
         k: hypervolume(np.column_stack([100 - r.val_top1, r.macs]), corner)
@@ -248,15 +254,15 @@ def test_the_recommended_subnet_is_the_best_knee_of_the_widest_front(points):
     assert volume[row.search] == max(volume.values()) and row.knee > 0
     assert row.val_top1 == here.val_top1[(here.search == row.search) & (here.knee > 0)].max()
     with pytest.raises(Refusal, match="there are digits_turned acc"):
-        table.recommended(points, "digits_turned", "acc+params")
+        picking.recommended(points, "digits_turned", "acc+params")
     with pytest.raises(Refusal, match="there are some on digits_turned"):
-        table.most_searched(points, "cifar10")
+        picking.most_searched(points, "cifar10")
 
 
 def test_neighbours_lie_next_to_a_subnet_on_its_own_front(points):
-    rows = table.select(points, Choices(supernets=("EE_D",)))
+    rows = picking.select(points, Choices(supernets=("EE_D",)))
     for _, row in rows.iterrows():
-        below, above = table.neighbours(points, row)
+        below, above = picking.neighbours(picking.archive_of(points, row), row)
         line = rows[rows.front & (rows.search == row.search) & (rows.code != row.code)]
         between = line.val_top1.between(
             *(end.val_top1 if end is not None else row.val_top1 for end in (below, above)),
@@ -271,9 +277,9 @@ def test_neighbours_lie_next_to_a_subnet_on_its_own_front(points):
 
 
 def test_the_static_figure_carries_what_it_shows(points, tmp_path):
-    rows = table.select(points, Choices(objectives=("acc+macs",)))
-    best = table.recommended(points, "digits_turned", "acc+macs")
-    fig = table.figure(rows, "macs", "val_top1", table.printed("tiny_imagenet"), best)
+    rows = picking.select(points, Choices(objectives=("acc+macs",)))
+    best = picking.recommended(points, "digits_turned", "acc+macs")
+    fig = static.figure(rows, "macs", "val_top1", printed.printed("tiny_imagenet"), best)
     style.save(fig, tmp_path, "front")
     assert len(pd.read_csv(tmp_path / "front.csv")) == len(rows) == len(fig.rows)
     (ax,) = fig.axes
@@ -290,7 +296,7 @@ def test_the_static_figure_carries_what_it_shows(points, tmp_path):
         "printed": 2,
     }
     assert len(ax.lines) == 2 + 2  # two fronts, two printed groups
-    assert ax.get_xscale() == table.scale(rows, "macs")
+    assert ax.get_xscale() == static.scale(rows, "macs")
     markers = {text.get_text() for text in fig.legends[0].get_texts()}
     assert {
         "BASE",
@@ -305,25 +311,25 @@ def test_the_static_figure_carries_what_it_shows(points, tmp_path):
 
 
 def test_printed_points_are_those_of_the_text():
-    paper = table.printed("tiny_imagenet")
+    paper = printed.printed("tiny_imagenet")
     base = paper[(paper.supernet == "BASE") & paper.macs.notna()].iloc[0]
     assert (base.top1, base.macs) == (42.0, 17.006)
-    points, lines = table.on_axes(paper, "latency", "test_top1")
+    points, lines = printed.on_axes(paper, "latency", "test_top1")
     assert sorted(points.x) == [2.825, 5.16] and sorted(lines.top1) == [43.45, 54.31]
-    points, lines = table.on_axes(paper, "macs", "params")
+    points, lines = printed.on_axes(paper, "macs", "params")
     assert points.empty and lines.empty
-    assert table.printed("digits").empty
-    assert set(table.printed_names()) == {"Tiny ImageNet", "CIFAR-10", "CIFAR-100"}
+    assert printed.printed("digits").empty
+    assert set(printed.printed_names()) == {"Tiny ImageNet", "CIFAR-10", "CIFAR-100"}
 
 
 def test_words_give_a_top1_with_its_noise_and_a_dash_where_nothing_is_known(points):
-    told = table.words(points[points.iteration < points["last"]].iloc[0])
+    told = words.words(points[points.iteration < points["last"]].iloc[0])
     assert "&plusmn;" in told["validation top-1"] and told["test top-1"] == "\N{EN DASH}"
-    assert set(table.words(points.iloc[-1])) == set(told)
+    assert set(words.words(points.iloc[-1])) == set(told)
     row = points[points.knee == 1].iloc[-1]
-    text = table.side_by_side([None, row], ["less", "<chosen>"], "Two")
+    text = words.side_by_side([None, row], ["less", "<chosen>"], "Two")
     assert "less" not in text and "&lt;chosen&gt;" in text and f"{row.val_top1:.2f}" in text
-    front = table.table(table.select(points, Choices()))
+    front = static.front_table(picking.select(points, Choices()))
     assert (
         len(front) == points[(points.iteration == points["last"])].front.sum()
         and (front.val_noise > 0).all()
@@ -333,7 +339,7 @@ def test_words_give_a_top1_with_its_noise_and_a_dash_where_nothing_is_known(poin
 def test_a_drawing_shows_every_block_that_is_used(points):
     for _, row in points.drop_duplicates("folder").iterrows():
         svg, arch, space = (
-            ElementTree.fromstring(table.drawing(row)),
+            ElementTree.fromstring(words.drawing(row)),
             table.arch_of(row),
             table.space_of(row.folder),
         )
@@ -367,7 +373,7 @@ def test_of_many_dominated_subnets_those_on_top_of_each_other_are_drawn_once(tmp
     lay_search(tmp_path, np.random.default_rng(2), archive=3000, iterations=1)
     points = table.load(tmp_path)
     browser = Browser(points, tmp_path, "digits_turned", "acc+macs")
-    rows = table.select(points, Choices())
+    rows = picking.select(points, Choices())
     cloud, whole = browser.kinds["dominated"], rows[~rows.front]
     assert len(whole) > MANY and 100 < len(cloud.x) < len(whole) / 2
     assert f"{len(rows)} subnets shown" in browser.status.value
@@ -375,7 +381,7 @@ def test_of_many_dominated_subnets_those_on_top_of_each_other_are_drawn_once(tmp
         np.column_stack([np.log10(x), y])
         for x, y in ((whole.macs, whole.val_top1), (cloud.x, cloud.y))
     )
-    cell = np.ptp(every, axis=0) / CELLS
+    cell = np.ptp(every, axis=0) / FIELDS
     assert all(
         (np.abs(drawn - point) <= cell).all(axis=1).any() for point in every
     )  # a drawn one lies on each
@@ -389,8 +395,142 @@ def test_a_batch_run_makes_no_widget(points, tmp_path, monkeypatch):
     assert isinstance(app(points, tmp_path), Browser)
 
 
+def test_it_begins_with_the_search_of_the_recommended_subnet(points, tmp_path):
+    """N8: one supernet, one version, few stars; the chosen subnet's numbers at the top."""
+    browser = Browser(points, tmp_path, "digits_turned", "acc+macs")
+    best = picking.recommended(points, "digits_turned", "acc+macs")
+    controls = browser.controls
+    assert {name: widget.value for name, widget in controls.of.items()} == {
+        name: (best[name],) for name in ("supernet", "phase", "objectives", "seed")
+    }
+    assert set(browser.shown.search) == {best.search} and browser.chosen.code == best.code
+    assert len(browser.kinds["knee"].x) <= 4
+    middle = browser.children[1].children[1]
+    assert middle.children[0] is browser.line
+    assert f"{best.val_top1:.2f}" in browser.line.value and best.supernet in browser.line.value
+    assert f"{best.macs:.4g} M MACs" in browser.line.value
+
+
+def test_a_dominated_pick_is_said_to_be_dominated_and_by_which_point(browser, points):
+    rows = browser.shown[~browser.shown.front]
+    for at in rows.index[:6]:
+        row = points.loc[at]
+        browser.choose(row)
+        better = picking.dominating(picking.archive_of(points, row), row)
+        assert better.front and better.search == row.search and better.iteration == row.iteration
+        assert better.val_top1 >= row.val_top1 and better.macs <= row.macs
+        text = browser.numbers.value
+        assert "is dominated" in text and "dominates it" in text and "neighbours" not in text
+        assert f"{better.val_top1:.2f}" in text
+    row = points.loc[browser.shown.index[browser.shown.front][0]]
+    browser.choose(row)
+    assert "neighbours on the front" in browser.numbers.value
+    assert picking.dominating(points, row) is None
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory):
+    """A search of a version, a supernet colour, a strategy and an objective that no table has."""
+    out, rng = tmp_path_factory.mktemp("strangers") / "outputs", np.random.default_rng(5)
+    folder = lay_search(out, rng, "EE_D", 7)
+    other = lay_search(out, rng, "EE_D", 4)
+    for name in ("archive.csv", "candidates.csv"):
+        text = (other / name).read_text().replace("macs", "blocks")
+        (other / name).write_text(text)
+    report = files.read_json(other / "report.json")
+    report["params"] |= {"objectives": "acc+blocks", "strategy": "annealing", "supernet": "XX"}
+    files.write_json(other / "report.json", report)
+    return out, folder, other
+
+
+def test_what_no_table_knows_is_drawn_in_grey(strangers, tmp_path):
+    out, _, other = strangers
+    table._archive.cache_clear()
+    points = table.load(out)
+    lines = static.lines_of(points)
+    assert {line.colour for line in lines.values()} == {style.GREY}
+    assert [line.label for line in lines.values()] == ["annealing, phase 4", "phase 7"]
+    rows = points[(points.folder == other) & (points.iteration == points["last"])]
+    assert np.allclose(rows.blocks, pd.read_csv(other / "archive.csv")["blocks"][-len(rows) :])
+    assert points.blocks[points.folder != other].isna().all()
+    fig = static.figure(picking.select(points, Choices()), "blocks", "val_top1")
+    assert fig.axes[0].get_xlabel() == "blocks"
+    texts = {text.get_text() for text in fig.legends[0].get_texts()}
+    assert {"XX", "annealing, phase 4", "phase 7"} <= texts
+    style.plt.close(fig)
+    browser = Browser(points, tmp_path, "digits_turned", "acc+blocks")
+    assert browser.controls.x.value == "blocks" and shown_points(browser) == len(rows)
+    assert "blocks" in browser.numbers.value
+    browser.controls.of["phase"].value = (7,)
+    browser.controls.of["supernet"].value = ("EE_D",)
+    browser.controls.of["objectives"].value = ("acc+macs",)
+    browser.controls.x.value = "macs"
+    assert shown_points(browser) == 12
+
+
+def test_a_new_objective_is_an_axis_and_a_number(out, monkeypatch, tmp_path):
+    def depth(subject, X):
+        return np.array([sum(a.depth[: a.exit]) for a in subject.space.decode(X)], float)
+
+    row = objectives.Objective(depth, "depth <b>", "blocks")
+    monkeypatch.setitem(objectives.OBJECTIVES, "depth", row)
+    table._archive.cache_clear()
+    points = table.load(out)
+    table._archive.cache_clear()
+    assert points.depth.between(2, 20).all()
+    assert table.axes(points)["depth"] == "depth <b> (blocks)"
+    told = words.words(points.iloc[0])
+    assert told["depth <b>"] == f"{points.depth[0]:.4g} blocks"
+
+
+@pytest.mark.parametrize("key", ["objectives", "supernet", "dataset", "profile", "strategy"])
+def test_markup_among_the_names_of_a_search_is_refused(tmp_path, key):
+    """R6: a colleague's outputs folder is not trusted input."""
+    folder = lay_search(tmp_path, np.random.default_rng(0))
+    report = files.read_json(folder / "report.json")
+    report["params"][key] = "acc+<img src=x onerror=alert(1)>"
+    files.write_json(folder / "report.json", report)
+    table._archive.cache_clear()
+    with pytest.raises(Refusal, match=f"its {key} .* is no name") as refused:
+        table.load(tmp_path)
+    assert str(refused.value).count("\n") == 0
+
+
+def test_words_of_strangers_are_escaped(points):
+    nasty = "<img src=x onerror=alert(1)>&"
+    row = points.iloc[-1].copy()
+    row["post_top1"] = 50.0
+    for key in ("objectives", "supernet", "strategy", "post_method"):
+        row[key] = nasty if key != "objectives" else f"acc+{nasty}"
+    row[nasty] = 1.0
+    for text in (
+        words.side_by_side([row], [nasty], nasty),
+        words.in_a_line(row),
+        *words.words(row).values(),
+    ):
+        assert "<img" not in text
+    exported = {"files": [nasty], "folder": nasty, "checks": {}}
+    assert "<img" not in words.summary(row, exported).to_html()
+
+
+def test_a_perfect_archive_is_flagged(points):
+    """W9: objectives without a range, and a reference point that leaves no room."""
+    p = {"tradeoff_reduce": "min", "tradeoff_normalise": True}
+    active = np.arange(4)[:, None]
+    for F in (
+        np.column_stack([np.zeros(4), [1.0, 2, 3, 4]]),
+        np.column_stack([[1.0, 2, 3, 4], np.zeros(4)]),
+        np.zeros((4, 2)),
+        np.zeros((4, 1)),
+        np.column_stack([np.zeros(4), [4.0, 3, 2, 1], [1.0, 2, 3, 4]]),
+    ):
+        found = table.flags(F, active, p, 1.01 * F.max(axis=0))
+        assert np.isfinite(found).all() and (found[2] >= 0).all()
+        assert found[0].tolist() == [not dominated(F, i) for i in range(len(F))]
+
+
 def test_the_browser_shows_what_is_chosen(browser, points):
-    here = table.select(points, Choices(objectives=("acc+macs",)))
+    here = picking.select(points, Choices(objectives=("acc+macs",)))
     assert (
         shown_points(browser) == len(here) and f"{len(here)} subnets shown" in browser.status.value
     )
@@ -398,15 +538,15 @@ def test_the_browser_shows_what_is_chosen(browser, points):
     assert sorted(browser.kinds["knee"].x) == pytest.approx(sorted(knees.macs))
     symbols = {trace.marker.symbol for trace in browser.kinds.values()}
     assert len(symbols) == 3  # told apart without their colours
-    browser.limits["macs"].value = here.macs.median()
-    assert shown_points(browser) == (here.macs <= browser.limits["macs"].value).sum()
-    browser.limits["macs"].value = browser.limits["macs"].max
-    browser.of["supernet"].value = ("BASE",)
+    browser.controls.limits["macs"].value = here.macs.median()
+    assert shown_points(browser) == (here.macs <= browser.controls.limits["macs"].value).sum()
+    browser.controls.limits["macs"].value = browser.controls.limits["macs"].max
+    browser.controls.of["supernet"].value = ("BASE",)
     assert shown_points(browser) == 16
-    browser.of["supernet"].value = ()
+    browser.controls.of["supernet"].value = ()
     assert shown_points(browser) == 0 and "Nothing to show" in browser.status.value
-    browser.of["supernet"].value = ("BASE", "EE_D")
-    browser.x.value, browser.y.value = "latency", "contribution"
+    browser.controls.of["supernet"].value = ("BASE", "EE_D")
+    browser.controls.x.value, browser.controls.y.value = "latency", "contribution"
     assert shown_points(browser) == here.latency.notna().sum()
     assert browser.figure.layout.xaxis.title.text == "latency (ms)"
 
@@ -414,16 +554,16 @@ def test_the_browser_shows_what_is_chosen(browser, points):
 def test_the_iteration_slider_moves_the_points_and_keeps_the_axes(browser, points):
     before = browser.figure.layout.xaxis.range
     chosen = browser.chosen
-    browser.iteration.value = 0
+    browser.controls.iteration.value = 0
     assert shown_points(browser) == len(
-        table.select(points, Choices(objectives=("acc+macs",), iteration=0))
+        picking.select(points, Choices(objectives=("acc+macs",), iteration=0))
     )
     assert browser.figure.layout.xaxis.range == before
     assert browser.chosen.code == chosen.code  # nobody clicked
 
 
 def test_walking_pinning_and_clicking(browser):
-    order = table.ordered_front(browser.shown, "macs")
+    order = picking.ordered_front(browser.shown, "macs")
     browser.place.value = 0
     seen = [browser.chosen.name]
     for _ in range(len(order) + 2):
@@ -466,7 +606,7 @@ def test_export_tells_its_result_or_its_refusal_in_one_line(browser, monkeypatch
             "checks": {"pt2": 1e-6, "onnx": None},
         }
 
-    monkeypatch.setattr(write, "from_search", from_search)
+    monkeypatch.setattr(sources, "from_search", from_search)
     button = browser.buttons.children[2]
     button.click()
     assert (
@@ -486,13 +626,13 @@ def test_export_tells_its_result_or_its_refusal_in_one_line(browser, monkeypatch
 
 def test_every_control_has_a_name(browser):
     controls = [
-        browser.dataset,
-        *browser.of.values(),
-        browser.x,
-        browser.y,
-        *browser.limits.values(),
-        browser.paper,
-        browser.iteration,
+        browser.controls.dataset,
+        *browser.controls.of.values(),
+        browser.controls.x,
+        browser.controls.y,
+        *browser.controls.limits.values(),
+        browser.controls.paper,
+        browser.controls.iteration,
         browser.place,
         *browser.buttons.children,
         *browser.walk.children,

@@ -6,7 +6,7 @@ import pytest
 from laboratory import PAGE, REMEDY, button, opened, run_all, slider, tools, wait, with_parameters
 
 from nat_lib import files
-from nat_lib.export import layers
+from nat_lib.export import load_subnet
 from nat_lib.studies import searches
 
 pytestmark = pytest.mark.skipif(tools() is None, reason=REMEDY)
@@ -203,5 +203,5 @@ def test_an_export_leaves_a_network_that_loads(page, out):
     assert {"subnet.json", "subnet.safetensors", "subnet.pt2", "README.md"} <= {
         p.name for p in folder.iterdir()
     }
-    assert sum(p.numel() for p in layers.load_subnet(folder).parameters()) > 1000
+    assert sum(p.numel() for p in load_subnet(folder).parameters()) > 1000
     assert str(folder) in said

@@ -1,13 +1,16 @@
 """Exports: every format answers as the network does, loads without the supernet, and is written
 whole or not at all."""
 
+import dataclasses
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from itertools import cycle
 
+import nbconvert
 import numpy as np
 import onnx
 import onnxruntime
@@ -19,18 +22,13 @@ from torch import nn
 
 from nat_lib import backbones, cost, files
 from nat_lib.arch import Space
-from nat_lib.backbone_table import BACKBONES
+from nat_lib.early import AGGREGATORS, POLICIES, answer_early, confidences
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import prepare
-from nat_lib.exits import (
-    answer_early,
-    choose_threshold,
-    confidences,
-    ensemble,
-    exit_weights,
-    leaves_at,
-)
-from nat_lib.export import layers, write
+from nat_lib.exits import ensemble, exit_weights
+from nat_lib.export import card as cards
+from nat_lib.export import command, formats, sources, write
+from nat_lib.export.subnet import FORMAT, Subnet, load_subnet, read_card
 from nat_lib.genotypes import from_text
 from nat_lib.run.params import load_params
 from nat_lib.studies import aep, searches, subsets, warmup
@@ -74,7 +72,7 @@ def same_answers(folder, network, channels, size):
     several."""
     onnx_run = session(folder)
     forms = {
-        "safetensors": layers.load_subnet(folder),
+        "safetensors": load_subnet(folder),
         "pt2": torch.export.load(folder / "subnet.pt2").module(),
         "onnx": lambda x: onnx_run.run(["logits"], {"image": x.numpy()})[0],
     }
@@ -94,7 +92,7 @@ def out(tmp_path_factory, searching):
     params, data, lay = searching
     out = lay(tmp_path_factory.mktemp("outputs"), "EE_D")
     searches.run_search(params | {"iterations": 1}, "EE_D", 1, "acc+macs", 0, data, out)
-    cell = write.finished(out / searches.STUDY / "digits_turned/EE_D_p1_acc+macs_s0")
+    cell = sources.finished(out / searches.STUDY / "digits_turned/EE_D_p1_acc+macs_s0")
     # The deepest subnet is what gets post-processed, so that there are exits to attach.
     subnets = pd.read_csv(cell.path("subnets.csv"))
     archive = pd.read_csv(cell.path("archive.csv"))
@@ -127,7 +125,7 @@ def out(tmp_path_factory, searching):
 
 @pytest.fixture(scope="module")
 def search(out):
-    return write.finished(out / searches.STUDY / "digits_turned/EE_D_p1_acc+macs_s0")
+    return sources.finished(out / searches.STUDY / "digits_turned/EE_D_p1_acc+macs_s0")
 
 
 def post_cell(out, method):
@@ -149,7 +147,7 @@ def aep_cell(tmp_path_factory, aep_data):
 @pytest.fixture(scope="module")
 def aep_export(aep_cell, aep_data):
     folder = aep_cell.parent / "all"
-    return folder, write.from_aep(aep_cell, folder, pruned=False, data=aep_data)
+    return folder, sources.from_aep(aep_cell, folder, pruned=False, data=aep_data)
 
 
 # --------------------------------------------------------------------------------- exports of cells
@@ -163,8 +161,8 @@ def test_a_searched_subnet_answers_as_the_search_scored_it(search, searching, tm
         .sort_values(["val_top1", "macs_tp"], ascending=[False, True])
         .iloc[0]
     )
-    assert write.recommended(search) == best.code
-    assert write.main([str(search.folder), str(tmp_path / "subnet")]) == 0
+    assert sources.recommended(search) == best.code
+    assert command.main([str(search.folder), str(tmp_path / "subnet")]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"{tmp_path / 'subnet'}: {', '.join(FILES)}" and len(said) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["subnet"] and sorted(
@@ -179,11 +177,8 @@ def test_a_searched_subnet_answers_as_the_search_scored_it(search, searching, tm
     same_answers(
         tmp_path / "subnet", prepare(nets, arch, data, arch.resolution), 3, arch.resolution
     )
-    card = layers.read_card(tmp_path / "subnet")
-    assert (
-        from_text([card["origin"]["code"]]).tolist()
-        == from_text([best.code]).tolist()
-    )
+    card = read_card(tmp_path / "subnet")
+    assert from_text([card["origin"]["code"]]).tolist() == from_text([best.code]).tolist()
     costs = cost.count([arch], space, 5).iloc[0]
     assert card["costs"] == {key: costs[key] for key in ("params", "macs", "macs_tp")}
     assert card["classes"] == list(data.classes) and card["input"]["size"] == arch.resolution
@@ -192,11 +187,10 @@ def test_a_searched_subnet_answers_as_the_search_scored_it(search, searching, tm
     ] == pytest.approx(data.std)
     assert card["numbers"]["val_top1"]["value"] == pytest.approx(best.val_top1)
     assert card["numbers"]["test_top1"]["value"] == pytest.approx(best.test_top1)
-    share = best.test_top1 / 100
-    assert card["numbers"]["test_top1"]["se"] == pytest.approx(
-        100 * (share * (1 - share) / 40) ** 0.5
-    )
-    network, right = layers.load_subnet(tmp_path / "subnet"), 0
+    known = card["numbers"]["test_top1"]
+    assert known["low"] <= known["value"] <= known["high"] and known["images"] == 40
+    assert card["numbers"]["test_top5"] is None  # of five classes the first five are always right
+    network, right = load_subnet(tmp_path / "subnet"), 0
     with torch.no_grad():
         for x, y in data.eval_batches("val", arch.resolution, 40):
             right += (network(x).argmax(1) == y).sum().item()
@@ -205,7 +199,8 @@ def test_a_searched_subnet_answers_as_the_search_scored_it(search, searching, tm
     )  # preparation, weights and table are those of the score
     text = (tmp_path / "subnet/README.md").read_text()
     assert (
-        f"{best.test_top1:.2f} +- " in text
+        f"{best.test_top1:.2f} % of 40 images" in text
+        and "top-5" not in text
         and "MIT" in text
         and "digits_turned" in text
         and "load_subnet" in text
@@ -227,9 +222,9 @@ def described(out, method):
 
 def test_a_post_processed_network_answers_with_the_vote_of_its_exits(out, searching, tmp_path):
     report, space, arch, exits, answer = described(out, "ens")
-    found = write.from_post(post_cell(out, "ens"), tmp_path / "subnet", data=searching[1])
+    found = sources.from_post(post_cell(out, "ens"), tmp_path / "subnet", data=searching[1])
     same_answers(tmp_path / "subnet", answer, 3, arch.resolution)
-    card = layers.read_card(tmp_path / "subnet")
+    card = read_card(tmp_path / "subnet")
     assert [e["position"] for e in card["exits"]] == list(exits) and len(exits) > 1
     assert [card["costs"][k] for k in ("params", "macs")] == [
         report["metrics"][k] for k in ("params", "macs")
@@ -250,13 +245,13 @@ def test_a_post_processed_network_answers_with_the_vote_of_its_exits(out, search
 def taken(monkeypatch):
     """Let the functions that take a network from a cell return the `Source` that they would
     export."""
-    monkeypatch.setattr(write, "write", lambda source, folder: source)
+    monkeypatch.setattr(sources, "write", lambda source, folder: source)
 
 
 @torch.no_grad()
 def test_a_network_fine_tuned_alone_keeps_its_exit_and_its_latency(out, taken):
     report, _, arch, _, answer = described(out, "std")
-    source = write.from_post(post_cell(out, "std"), "nowhere")  # finds the data set by itself
+    source = sources.from_post(post_cell(out, "std"), "nowhere")  # finds the data set by itself
     x = images(2, 3, arch.resolution)
     close(source.network(x)[0], answer(x), 1e-4)
     assert (source.positions, source.votes, source.seen) == ((arch.exit,), (1.0,), True)
@@ -275,7 +270,7 @@ def test_an_aep_network_answers_with_all_its_exits(aep_cell, aep_export):
     network, votes = full_network(aep_cell), exit_weights("ASC", 4)[1]
     same_answers(folder, lambda x: ensemble(network(x), votes), 3, PIXELS)
     assert found["files"] == sorted([*FILES, "subnet_early.onnx"])
-    card, metrics = layers.read_card(folder), files.read_json(aep_cell / "report.json")["metrics"]
+    card, metrics = read_card(folder), files.read_json(aep_cell / "report.json")["metrics"]
     assert card["costs"] == {key: metrics[key] for key in ("params", "macs", "macs_tp")}
     table = backbones.parts(network, PIXELS)
     heads, body = (
@@ -296,7 +291,7 @@ def test_a_pruned_aep_network_answers_with_the_exits_it_kept(aep_cell, aep_data,
     ]  # whatever was best here: one that leaves exits and stages out
     files.write_json(tmp_path / "cell/report.json", report)
     (tmp_path / "cell/best.safetensors").write_bytes((aep_cell / "best.safetensors").read_bytes())
-    source = write.from_aep(tmp_path / "cell", "nowhere", data=aep_data)
+    source = sources.from_aep(tmp_path / "cell", "nowhere", data=aep_data)
     x = images(2, 3, PIXELS)
     close(
         ensemble(source.network(x), source.votes),
@@ -306,59 +301,86 @@ def test_a_pruned_aep_network_answers_with_the_exits_it_kept(aep_cell, aep_data,
     assert source.positions == (1, 3) and len(source.network.stages) == 3 and not source.seen
 
 
-# ---------------------------------------------------------------------------------- the layer table
+# --------------------------------------------------------------------------- one network, described
+
+
+def card_of(made, positions, votes, channels, size, n_classes):
+    """What subnet.json has to say of a network, at least."""
+    return {
+        "format": FORMAT,
+        "network": made,
+        "input": {
+            "channels": channels,
+            "size": size,
+            "mean": [0.0] * channels,
+            "std": [1.0] * channels,
+            "resize": "square",
+            "n_classes": n_classes,
+        },
+        "classes": [str(i) for i in range(n_classes)],
+        "exits": [
+            {"position": p, "weight": float(w)} for p, w in zip(positions, votes, strict=True)
+        ],
+        "early": None,
+    }
+
+
+def stored(folder, network, card):
+    files.write_json(folder / "subnet.json", card)
+    files.save_weights(folder / "subnet.safetensors", network.state_dict())
+    return folder
+
+
+@torch.no_grad()
+def same_in_onnx(subnet, x):
+    program, wanted = formats.exported(subnet, x), subnet(x)
+    blob = formats.onnx_bytes(program, subnet.card)
+    run = onnxruntime.InferenceSession(blob)
+    for n in (len(x), 1):
+        close(run.run(None, {"image": x[:n].numpy()})[0], wanted[:n], 1e-4)
+    weights = sum(v.numel() * v.element_size() for v in subnet.state_dict().values())
+    assert len(blob) < 1.2 * weights + 200_000  # the weights once, and little besides
 
 
 @pytest.mark.parametrize("name", ["SE_DP", "EE_DP", "BASE"])
-def test_any_subnet_is_rebuilt_from_its_table(name):
+def test_any_subnet_is_made_again_from_its_space_and_arch(name, tmp_path):
     space = Space(name, base_channels=(8, 8, 16, 8), widths=(1.0,), resolutions=(31,))
     net = Supernet(space, 1.0, 4)
     for arch in space.sample(3, np.random.default_rng(0)):
         network = net.extract(arch, exits="all").eval()
         votes = np.arange(1, len(space.exits) + 1.0)
-        rows, exits = layers.layer_table(network, votes, space.exits, 3, 31)
-        subnet = layers.Subnet(json.loads(json.dumps({"layers": rows, "exits": exits}))).eval()
-        subnet.load_state_dict(network.state_dict())
+        votes /= votes.sum()
+        made = {"kind": "subnet", "space": space.to_dict(), "arch": arch.to_dict()}
+        made |= {"n_classes": 4, "exits": list(space.exits)}
+        card = card_of(made, space.exits, votes, 3, 31, 4)
+        subnet = load_subnet(stored(tmp_path, network, card))
         x = images(2, 3, 31)
         with torch.no_grad():
-            for ours, theirs in zip(subnet.exit_logits(x), network(x), strict=True):
+            found = list(subnet.exit_logits(x))
+            assert [position for position, _ in found] == list(space.exits)
+            for (_, ours), theirs in zip(found, network(x), strict=True):
                 close(ours, theirs, 1e-6)
-        costs = cost.count([arch], space, 4, exits="all").iloc[0]
-        assert [sum(r[k] for r in rows) for k in ("params", "macs")] == [costs.params, costs.macs]
+            close(subnet(x), ensemble(network(x), votes), 1e-6)
+        kept = [space.exits[: i + 1] for i in range(len(space.exits))]
+        macs = [cost.count([arch], space, 4, exits=exits).macs.item() for exits in kept]
+        assert subnet.macs_until(3, 31) == macs
+    if name == "EE_DP":
+        same_in_onnx(subnet, x)
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "DenseNet169", "EfficientNetB5"])
-def test_every_backbone_has_a_table_and_an_onnx_graph(name):
+def test_every_backbone_is_made_again(name, tmp_path):
     torch.manual_seed(0)
-    network = backbones.build(name, 3).eval()
-    # Two stages show every kind of row; more would only take longer.
-    network = backbones.extract(network, [1, 2])
-    rows, exits = layers.layer_table(network, (0.3, 0.7), (1, 2), 3, 33)
-    card = {
-        "layers": rows,
-        "exits": exits,
-        "early": None,
-        "input": {"channels": 3, "size": 33, "n_classes": 3, "mean": [0], "std": [1]},
-    }
+    # Two stages show every kind of layer; more would only take longer.
+    network = backbones.extract(backbones.build(name, 3).eval(), [1, 2])
+    made = {"kind": "backbone", "name": name, "n_classes": 3, "channels": 3}
+    made |= {"hidden": "measured", "single": False, "kept": [1, 2]}
+    subnet = load_subnet(stored(tmp_path, network, card_of(made, (1, 2), (0.3, 0.7), 3, 33, 3)))
     x = images(2, 3, 33)
     with torch.no_grad():
         wanted = ensemble(network(x), (0.3, 0.7))
-    model = layers.onnx_model(card, network.state_dict())
-    theirs = onnxruntime.InferenceSession(model.SerializeToString()).run(
-        None, {"image": x.numpy()}
-    )[0]
-    close(theirs, wanted, 1e-4)
-    assert set(BACKBONES) >= {name} and {r["kind"] for r in rows} <= set(layers.KINDS)
-
-
-def test_what_has_no_row_is_refused():
-    def refused(*modules):
-        with pytest.raises(Refusal, match="layer table"):
-            layers.layer_table(nn.Sequential(*modules), (1.0,), (1,), 3, 8)
-
-    refused(nn.Conv2d(3, 4, 3), nn.Softplus())
-    refused(nn.Conv2d(3, 4, (3, 1)))
-    refused(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(5))
+        close(subnet(x), wanted, 1e-6)
+    assert subnet.macs_until(3, 33)[-1] == backbones.parts(network, 33).macs.sum()
 
 
 # ------------------------------------------------------------------------------------------ loading
@@ -367,11 +389,12 @@ def test_what_has_no_row_is_refused():
 def test_loading_needs_neither_supernet_nor_search(aep_export):
     folder, _ = aep_export
     code = (
-        "import sys, torch; x = torch.ones(2, 3, 32, 32); one = torch.export.load('subnet.pt2').module()(x); "
+        "import sys, torch; x = torch.ones(2, 3, 32, 32); "
+        "one = torch.export.load('subnet.pt2').module()(x); "
         "assert not [m for m in sys.modules if m.startswith('nat_lib')]; "
         "from nat_lib.export import load_subnet; net = load_subnet('.'); assert not net.training; "
         "assert (net(x) - one).abs().max() < 1e-4 * one.abs().max(); "
-        "print(*sorted(m for m in sys.modules if m.split('.')[0] in ('nat_lib', 'pymoo', 'onnx', 'torchvision')))"
+        "print(*(m for m in sys.modules if m.startswith(('nat_lib.', 'pymoo', 'onnx'))))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -381,9 +404,10 @@ def test_loading_needs_neither_supernet_nor_search(aep_export):
         check=False,
         env=os.environ | {"PYTHONPATH": str(files.ROOT)},
     )
-    assert done.stdout.split() == ["nat_lib", "nat_lib.export", "nat_lib.layers", "nat_lib.runs"], (
-        done.stderr
-    )
+    assert done.returncode == 0, done.stderr
+    strangers = ("search", "studies", "results", "report", "run", "data", "train", "evaluate")
+    found = {m.removeprefix("nat_lib.").split(".")[0] for m in done.stdout.split()}
+    assert "early" in found and not found & {*strangers, "pymoo", "onnx", "onnxruntime"}
 
 
 def test_the_lines_of_the_model_card_run(aep_export, monkeypatch):
@@ -402,24 +426,109 @@ def test_the_lines_of_the_model_card_run(aep_export, monkeypatch):
     close(found[4], found[3], 1e-4)
 
 
+NASTY = (
+    "<img src=x onerror=alert(1)>",
+    "a`b``c",
+    "| a | [b](c) *d* _e_",
+    "",
+    "two\nlines",
+    "\udcff",
+)
+
+
+def test_names_of_strangers_mean_nothing_in_the_card(source, no_onnx, tmp_path):
+    """R6: class names, data set, profile and origin are text of somebody's folders and files."""
+    names = [*NASTY, *map(str, range(10 - len(NASTY)))]
+    origin = {key: NASTY[0] + NASTY[2] for key in source.origin}
+    spoiled = source._replace(
+        data=dataclasses.replace(source.data, classes=tuple(names)), origin=origin
+    )
+    write.write(spoiled, tmp_path / "a")
+    page = nbconvert.filters.markdown2html((tmp_path / "a/README.md").read_text(encoding="utf-8"))
+    assert "<img" not in page and "<em>d</em>" not in page and 'href="c"' not in page
+    assert page.count("<table>") == 1 and "&lt;img src=x" in page
+    for name in (NASTY[1], r"two\nlines", r"\udcff"):
+        assert f"<code>{name}</code>" in page
+    assert load_subnet(tmp_path / "a").card["classes"][4:6] == [r"two\nlines", r"\udcff"]
+
+
+def test_few_images_leave_a_wide_interval():
+    """W15: all right of 21 is no 100.00 +- 0.00 %."""
+    found = cards.proportion(100.0, 21)
+    assert found["high"] == 100 and found["low"] == pytest.approx(84.5, abs=0.1)
+    for right, n in ((0, 21), (7, 21), (50, 100), (1, 3)):  # the interval solves Wilson's equation
+        found = cards.proportion(100 * right / n, n)
+        for end in (found["low"] / 100, found["high"] / 100):
+            if 0 < end < 1:
+                distance = abs(end - right / n) / (end * (1 - end) / n) ** 0.5
+                assert distance == pytest.approx(1.96, abs=0.01)
+
+
+def test_the_card_counts_its_images(source, no_onnx, tmp_path):
+    write.write(source, tmp_path / "a")
+    text = (tmp_path / "a/README.md").read_text()
+    labels = source.data.store.labels[source.data.rows["test"]]
+    assert f"100.00 % of {len(labels)} images" in text
+    assert f"smallest class: {np.bincount(labels, minlength=10).min()} images" in text
+
+
 def test_a_damaged_export_is_refused(aep_export, tmp_path):
     folder, _ = aep_export
     with pytest.raises(Refusal, match=r"subnet\.json"):
-        layers.load_subnet(tmp_path)
+        load_subnet(tmp_path)
     for name in ("subnet.json", "subnet.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     card = files.read_json(tmp_path / "subnet.json")
-    row = {"name": "a", "kind": "b", "inputs": []}
-    for spoil in ({"format": 0}, {"layers": card["layers"][1:]}, {"layers": [row]}):
-        files.write_json(tmp_path / "subnet.json", card | spoil)
-        with pytest.raises(Refusal, match="export the network again"):
-            layers.load_subnet(tmp_path)
+
+    def changed(path, value):
+        """The card with one value replaced, or without it."""
+        new = json.loads(json.dumps(card))
+        *parents, last = path.split(".")
+        place = new
+        for key in parents:
+            place = place[int(key) if isinstance(place, list) else key]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+        return new
+
+    for path, value in (
+        ("format", 0),
+        ("format", 1),  # of the kit before: layers in place of a network
+        ("network", [1]),
+        ("network.kind", "table"),
+        ("network.name", "ResNet50"),
+        ("network.name", "LeNet"),
+        ("network.n_classes", 0),
+        ("network.n_classes", -1),
+        ("network.n_classes", 10**12),
+        ("network.channels", 0),
+        ("network.kept", [9]),
+        ("network.kept", None),
+        ("network.stride", 0),
+        ("input.size", 0),
+        ("input.size", -3),
+        ("input.channels", "three"),
+        ("input", None),
+        ("exits", []),
+        ("exits.0.position", 0),
+        ("exits.0.position", 9),
+        ("exits.0.weight", "much"),
+        ("early.threshold", "high"),
+        ("early.policy", "luck"),
+        ("classes", None),
+    ):
+        files.write_json(tmp_path / "subnet.json", changed(path, value))
+        with pytest.raises(Refusal) as refused:
+            load_subnet(tmp_path)
+        assert str(refused.value).count("\n") == 0
     files.write_json(tmp_path / "subnet.json", card)
     weights = bytearray((folder / "subnet.safetensors").read_bytes())
     weights[-5] ^= 1
     (tmp_path / "subnet.safetensors").write_bytes(weights)
     with pytest.raises(Refusal, match="damaged"):
-        layers.load_subnet(tmp_path)
+        load_subnet(tmp_path)
 
 
 # ----------------------------------------------------------------------------------- stopping early
@@ -438,56 +547,9 @@ def one_by_one(logits, labels, votes, macs, threshold):
     return 100 * right / len(labels), taken, np.mean([macs[e] for e in taken])
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_threshold_is_the_cheapest_that_costs_little_by_trying_all(seed):
-    rng = np.random.default_rng(seed)
-    n_exits, n, slack = seed + 2, 30, (0.5, 2.0, 5.0, 0.0)[seed]
-    labels = torch.from_numpy(rng.integers(4, size=n))
-    logits = torch.from_numpy(rng.normal(size=(n_exits, n, 4))).float()
-    for e in range(n_exits):  # deeper exits know more
-        logits[e, torch.arange(n), labels] += e + 0.5
-    votes, macs = rng.random(n_exits) + 0.1, np.cumsum(rng.integers(10, 99, n_exits))
-    chosen = choose_threshold(logits, labels, tuple(votes), macs, slack)
-    # Between neighbouring confidences nothing changes: trying each of them, and one above all, is
-    # trying all.
-    confidence, _ = confidences(logits, tuple(votes))
-    every = [
-        one_by_one(logits, labels, votes, macs, t) for t in [*confidence.flatten().tolist(), 2.0]
-    ]
-    full = one_by_one(logits, labels, votes, macs, 2.0)[0]
-    cheapest = min(mean for top1, _, mean in every if top1 >= full - slack - 1e-9)
-    top1, taken, mean = one_by_one(logits, labels, votes, macs, chosen.threshold)
-    assert mean == pytest.approx(cheapest) == pytest.approx(chosen.mean_macs)
-    assert (chosen.val_top1, chosen.full_val_top1) == pytest.approx(
-        (top1, full)
-    ) and top1 >= full - slack
-    assert (
-        chosen.shares == pytest.approx(np.bincount(taken, minlength=n_exits) / n)
-        and chosen.macs == macs.tolist()
-    )
-    assert leaves_at(confidence, chosen.threshold).tolist() == taken
-    assert len(set(taken)) > 1 and cheapest < macs[-1]  # the example has something to gain
-
-
-def test_confident_errors_keep_every_image_inside():
-    labels = torch.zeros(20, dtype=torch.long)
-    logits = torch.zeros(2, 20, 3)
-    logits[0, :, 1], logits[1, :, 0] = (
-        50.0,
-        200.0,
-    )  # sure and wrong, then right: confidence 1 in float32
-    chosen = choose_threshold(logits, labels, (0.5, 0.5), (1, 10))
-    assert (
-        chosen.threshold > 1
-        and chosen.shares == [0, 1]
-        and chosen.mean_macs == 10
-        and chosen.val_top1 == 100
-    )
-
-
 def test_early_stopping_in_onnx_and_torch_is_one_rule(aep_export, aep_cell, aep_data):
     folder, found = aep_export
-    subnet, network = layers.load_subnet(folder), full_network(aep_cell)
+    subnet, network = load_subnet(folder), full_network(aep_cell)
     votes, early = exit_weights("ASC", 4)[1], found["early"]
     model = onnx.load(folder / "subnet_early.onnx")
     meta = {p.key: p.value for p in model.metadata_props}
@@ -525,13 +587,65 @@ def test_early_stopping_in_onnx_and_torch_is_one_rule(aep_export, aep_cell, aep_
     assert len(set(left)) > 1
 
 
+@pytest.fixture(scope="module")
+def three_exits():
+    """(network, card without a rule to stop, images) of three exits that rarely agree."""
+
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 6, 3, 2)
+            self.stages = nn.ModuleList(
+                nn.Sequential(nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6), nn.ReLU()) for _ in "123"
+            )
+            self.exits = nn.ModuleDict(
+                {e: nn.Sequential(nn.Flatten(), nn.LazyLinear(4)) for e in "123"}
+            )
+
+    torch.manual_seed(0)
+    network = Small().eval()
+    card = card_of({}, (1, 2, 3), (0.2, 0.3, 0.5), 3, 20, 4)
+    x = 3 * images(40, 3, 20)
+    with torch.no_grad():
+        list(Subnet(network, card).exit_logits(x))
+    return network, card, x
+
+
+@pytest.mark.parametrize(
+    ("policy", "aggregator"),
+    [
+        pair if i else ("confidence", "majority")
+        for i, pair in enumerate(zip(POLICIES, cycle(AGGREGATORS), strict=False))
+    ],
+)
+@torch.no_grad()
+def test_every_policy_and_aggregator_is_one_rule_in_onnx_and_torch(three_exits, policy, aggregator):
+    network, card, x = three_exits
+    logits = torch.stack([z for _, z in Subnet(network, card).exit_logits(x)])
+    sure = confidences(logits, (0.2, 0.3, 0.5), policy, aggregator)[0][:2]
+    threshold = sure.unique().median().item() - 1e-3  # some leave, some stay
+    card = card | {"early": {"threshold": threshold, "policy": policy, "aggregator": aggregator}}
+    subnet = Subnet(network, card)
+    run = onnxruntime.InferenceSession(formats.early_onnx_bytes(subnet))
+    left = []
+    for i in range(len(x)):
+        theirs, position = run.run(None, {"image": x[i : i + 1].numpy()})
+        ours, expected = answer_early(subnet, x[i : i + 1])
+        if ((sure[:, i] - threshold).abs() < 1e-4).any():
+            continue
+        assert position.tolist() == [expected]
+        np.testing.assert_allclose(theirs, ours, atol=1e-4)
+        left.append(expected)
+    assert len(set(left)) > 1
+
+
 def test_an_early_answer_computes_no_later_stage(aep_export):
-    subnet = layers.load_subnet(aep_export[0])
+    subnet = load_subnet(aep_export[0])
     x = images(1, 3, PIXELS)
     deep = [
         m
         for name, m in subnet.named_modules()
-        if name.startswith("stages.2") and isinstance(m, nn.Conv2d)
+        if name.startswith("network.stages.2") and isinstance(m, nn.Conv2d)
     ]
     calls = []
     for m in deep:
@@ -547,40 +661,40 @@ def test_an_early_answer_computes_no_later_stage(aep_export):
 
 @pytest.fixture
 def source(aep_data):
-    """Something small to export: ten classes from one convolution."""
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3, 2),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Dropout(0.5),
-        nn.Linear(4, 10),
-    ).eval()
+    """Something small to export: a subnet of one stage for ten classes."""
+    space = Space("BASE", base_channels=(8, 8), widths=(1.0,), resolutions=(12,))
+    arch = space.smallest
+    made = {"kind": "subnet", "space": space.to_dict(), "arch": arch.to_dict()}
     return write.Source(
-        network,
+        Supernet(space, 1.0, 10).extract(arch).eval(),
+        made | {"n_classes": 10, "exits": None},
         (1.0,),
         (1,),
         aep_data,
         12,
         pd.DataFrame(),
-        {"val_top1": 10.0, "test_top1": None, "test_top5": None, "macs_tp": 1},
+        {"val_top1": 10.0, "test_top1": 100.0, "test_top5": None, "macs_tp": 1},
         None,
         "Not trained.",
         {"title": "T", "study": "s", "name": "n", "profile": "smoke", "dataset": "digits"},
     )
 
 
+@pytest.fixture
+def no_onnx(monkeypatch):
+    """Without the packages of the extra `export`: quicker, where ONNX is not the point."""
+    monkeypatch.setitem(sys.modules, "onnx", None)
+
+
 def content(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def test_an_export_is_replaced_and_anything_else_is_not(source, tmp_path):
+def test_an_export_is_replaced_and_anything_else_is_not(source, no_onnx, tmp_path):
     with torch.no_grad():
         write.write(source, tmp_path / "a")
         first = content(tmp_path / "a")
-        source.network[0].weight += 1
+        source.network.stem.conv.weight += 1
     (tmp_path / ".tmp-new-a").mkdir()  # of a killed export
     (tmp_path / ".tmp-new-a/subnet.json").write_text("{")
     write.write(source, tmp_path / "a")
@@ -598,8 +712,7 @@ def test_an_export_is_replaced_and_anything_else_is_not(source, tmp_path):
     )
 
 
-def test_without_onnx_the_other_formats_are_written(source, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx", None)
+def test_without_onnx_the_other_formats_are_written(source, no_onnx, tmp_path):
     found = write.write(source, tmp_path / "a")
     assert found["files"] == [f for f in FILES if f != "subnet.onnx"]
     assert found["checks"]["onnx"] is None and found["checks"]["pt2"] <= 1e-5
@@ -612,21 +725,28 @@ def test_a_format_that_answers_otherwise_is_refused_and_nothing_is_left(
 ):
     write.write(source, tmp_path / "a")
     before = content(tmp_path / "a")
+    exported = formats.exported
+
+    def otherwise(subnet, x):
+        return exported(nn.Sequential(subnet, nn.ReLU()), x)
+
     if form == "onnx":
-        monkeypatch.setitem(layers.KINDS, "relu", layers.KINDS["relu"]._replace(op="Sigmoid"))
-    else:
-        exported = write._exported
+        onnx_bytes, x = formats.onnx_bytes, torch.zeros(2, 3, 12, 12)
         monkeypatch.setattr(
-            write, "_exported", lambda subnet, x: exported(nn.Sequential(subnet, nn.ReLU()), x)
+            formats,
+            "onnx_bytes",
+            lambda _, card: onnx_bytes(otherwise(load_subnet(tmp_path / "a"), x), card),
         )
+    else:
+        monkeypatch.setattr(formats, "exported", otherwise)
     for name in ("a", "new"):
         with pytest.raises(Refusal, match=f"the {form} form"):
             write.write(source, tmp_path / name)
     assert content(tmp_path / "a") == before and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize("moment", ["_readme", "rename"])
-def test_a_kill_leaves_the_export_that_was_there(source, tmp_path, moment):
+@pytest.mark.parametrize("moment", ["readme", "rename"])
+def test_a_kill_leaves_the_export_that_was_there(source, no_onnx, tmp_path, moment):
     write.write(source, tmp_path / "a")
     before = content(tmp_path / "a")
     child = os.fork()
@@ -651,13 +771,30 @@ def test_a_kill_leaves_the_export_that_was_there(source, tmp_path, moment):
         assert not (tmp_path / "a").exists()  # never something half-written
     else:
         assert content(tmp_path / "a") == before
-    source.network[6].bias.data += float("nan")  # the next export fails: the old one is there again
+    source.network.exits["1"].linear.bias.data += float(
+        "nan"
+    )  # the next export fails: the old one is there again
     with pytest.raises(Refusal):
         write.write(source, tmp_path / "a")
     assert content(tmp_path / "a") == before and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 # --------------------------------------------------------------------------------- the command line
+
+
+def test_images_that_moved_are_named_alone(search, searching, monkeypatch):
+    """W16: what the cell was run with is stored, so only what is other now has to be said."""
+    asked = []
+
+    def load_target(settings):
+        asked.append(settings)
+        return searching[1]
+
+    monkeypatch.setattr(searches, "load_target", load_target)
+    stored = files.read_json(search.out / "jobs/04.params.json")
+    assert sources.find_data(search, changes={"data_dir": "/moved"}) is searching[1]
+    moved = {"data_dir": "/moved", "target_dir": None, "device": "cpu"}
+    assert asked == [stored | moved]
 
 
 def test_bad_input_ends_in_one_line(search, aep_cell, out, tmp_path, capsys):
@@ -672,7 +809,7 @@ def test_bad_input_ends_in_one_line(search, aep_cell, out, tmp_path, capsys):
         ("give one of", shrunk),
         ("whole numbers", search.folder, "--code", "1 two"),
         ("needs", search.folder, "--code", "1 2"),
-        ("legal are", search.folder, "--code", write.recommended(search)[:-1] + "99"),
+        ("legal are", search.folder, "--code", sources.recommended(search)[:-1] + "99"),
         ("--code", aep_cell, "--code", "1 2 3"),
         ("--all-exits", search.folder, "--all-exits"),
         ("not found", aep_cell),
@@ -687,12 +824,12 @@ def test_bad_input_ends_in_one_line(search, aep_cell, out, tmp_path, capsys):
             "target_dir=/nowhere",
         ),
     ):
-        assert write.main([str(given[0]), str(tmp_path / "x"), *given[1:]]) == 2
+        assert command.main([str(given[0]), str(tmp_path / "x"), *given[1:]]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and error.startswith("nat_lib.export: ") and said in error, (
             error
         )
-    assert write.main([str(search.folder), str(tmp_path / "full")]) == 2
+    assert command.main([str(search.folder), str(tmp_path / "full")]) == 2
     assert not (tmp_path / "x").exists()
     with pytest.raises(Refusal, match="not of"):
-        write.from_aep(search.folder, tmp_path / "x")
+        sources.from_aep(search.folder, tmp_path / "x")

@@ -1,8 +1,8 @@
-"""`python -m nat_lib.export`: see `nat_lib.export.write`."""
+"""`python -m nat_lib.export`: see `nat_lib.export.command`."""
 
 import sys
 
-from nat_lib.export.write import main
+from nat_lib.export.command import main
 
 if __name__ == "__main__":
     sys.exit(main())
