@@ -35,9 +35,9 @@ def _search(argv: list[str]) -> int:
 
 def _export(argv: list[str]) -> int:
     """a subnet of a finished search as files that run elsewhere"""
-    from nat_lib.export import write
+    from nat_lib.export import command
 
-    return write.main(argv)
+    return command.main(argv)
 
 
 def _pack(argv: list[str]) -> int:
