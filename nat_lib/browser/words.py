@@ -27,8 +27,8 @@ FROM = {"search": "", "table": "by table", "": "", "measured": "quartiles {:.2g}
 
 
 def words(row: pd.Series) -> dict[str, str]:
-    """{what, as plain text: HTML} of one subnet; top-1 with its noise (see `stats.single_run_noise`), latency
-    with its origin."""
+    """{what, as plain text: HTML} of one subnet; top-1 with its noise (`stats.single_run_noise`),
+    latency with its origin."""
     place = "dominated"
     if row.front:
         place = f"front, high trade-off {row.knee}" if row.knee else "front"
