@@ -14,6 +14,19 @@ for variable in (
 os.environ["MPLBACKEND"] = "Agg"
 
 
+# Fixtures that start ./run_all.sh, and files whose tests all start notebooks or kill runs.
+RUNS = {"outputs", "shown"}
+SLOW_FILES = {"test_resume.py", "test_own_images.py", "test_browser_page.py", "test_nbrun.py"}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as slow what takes long for a reason that is known here."""
+    for item in items:
+        starts = RUNS & set(item.fixturenames) and item.path.name == "test_notebooks.py"
+        if starts or item.path.name in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def make_notebook():
     """make_notebook(path, {parameter: default}, code, ..., **metadata): the last code but one is

@@ -12,7 +12,7 @@ from test_nbrun import alive, wait_for
 from nat_lib import machine
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT
-from nat_lib.run import drive, engine, jobs, options, params, tell
+from nat_lib.run import drive, engine, jobs, options, params, server, tell
 
 
 def run_all(*options, **more):
@@ -42,7 +42,8 @@ for name in ("a.csv", "a.png"): write_text(ROOT / figures / name, str(samples))"
     make_notebook(
         tmp_path / "nb" / "07_thesis_report.ipynb",
         params.load_experiment("thesis_report") | run,
-        "from nat_lib.files import ROOT, write_text\nwrite_text(ROOT / figures / 'b.csv', 'all is well')",
+        "from nat_lib.files import ROOT, write_text\n"
+        "write_text(ROOT / figures / 'b.csv', 'all is well')",
         nat_page=True,
     )
     return tmp_path / "nb"
@@ -178,6 +179,7 @@ def test_dry_run_lists_and_writes_nothing(notebooks, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_then_nothing_left_then_only_what_is_missing(notebooks, tmp_path):
     out = tmp_path / "out"
     options = ("--notebooks", notebooks, "--out", out)
@@ -208,6 +210,7 @@ def test_a_run_then_nothing_left_then_only_what_is_missing(notebooks, tmp_path):
     assert "2 jobs, 2 to run" in listed.stdout
 
 
+@pytest.mark.slow
 def test_a_failing_notebook_is_told_and_stops_only_what_needs_it(
     notebooks, tmp_path, make_notebook
 ):
@@ -225,6 +228,7 @@ def test_a_failing_notebook_is_told_and_stops_only_what_needs_it(
     assert not (tmp_path / "out" / "07_thesis_report.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_killed_driver_takes_everything_with_it_and_leaves_no_lock(
     notebooks, tmp_path, make_notebook
 ):
@@ -343,6 +347,7 @@ def test_the_kit_may_lie_in_a_folder_with_braces(notebooks, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_driver_and_server_leave_no_writer(notebooks, tmp_path, make_notebook):
     """Killed while the server still imports: who comes next finds the folder free of writers."""
     out, run = tmp_path / "out", {"profile": "smoke", "out": ""}
@@ -367,3 +372,34 @@ def test_a_killed_driver_and_server_leave_no_writer(notebooks, tmp_path, make_no
             time.sleep(0.5)
             assert (tmp_path / "written").exists() == written
     assert run_all(*options).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------- GPUs
+
+
+def test_each_job_gets_the_gpu_with_the_fewest():
+    assert server.free_gpu([], []) == ""
+    taken = []
+    for _ in range(5):
+        taken.append(server.free_gpu(["0", "3"], taken))
+    assert taken == ["0", "3", "0", "3", "0"]
+    taken.remove("3")
+    taken.remove("3")
+    assert server.free_gpu(["0", "3"], taken) == "3"
+
+
+def test_gpus_are_those_that_the_environment_allows(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
+    assert server.gpus() == ["2", "GPU-abc"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert server.gpus() == []
+
+
+@pytest.mark.slow
+def test_without_jobs_as_many_run_as_there_are_gpus(tmp_path, monkeypatch):
+    planned = jobs.plan_jobs("smoke", {"device": "cuda"}, ["02"], tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    assert engine.side_by_side_of(options.parse([]), planned, threads=1) == 3
+    assert engine.side_by_side_of(options.parse(["--jobs", "5"]), planned, threads=1) == 5
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert engine.side_by_side_of(options.parse([]), planned, threads=1) == 1

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -17,6 +18,7 @@ from nat_lib.results import coverage
 from nat_lib.results.printed import printed
 from nat_lib.results.rules import evaluate
 from nat_lib.results.values import Store
+from nat_lib.run import pack
 from nat_lib.run import params as params_run
 from nat_lib.run.params import (
     load_experiment,
@@ -203,3 +205,38 @@ def test_a_cell_that_was_not_run_is_shown_as_such(outputs):
     assert ours.loc[("1.0", "EE_DP", "pet", "EW", "best"), "verdict"] == "not run in this profile"
     assert ours.loc[("1.0", "BASE", "pet", "EL", "best"), "verdict"] == "X"
     assert ours.loc[("1.2", "SE_P", "fixed", "EW", "avg"), "ours"] > 0
+
+
+@pytest.fixture(scope="module")
+def shown(outputs, tmp_path_factory):
+    """The same results packed, and shown where nothing can be trained."""
+    folder = tmp_path_factory.mktemp("show")
+    archive = folder / "tiny.tar.xz"
+    pack.pack(outputs, archive)
+    assert archive.stat().st_size < 3e6
+    done = subprocess.run(
+        [ROOT / "run_all.sh", "--show", archive, "--out", folder / "out"],
+        text=True,
+        timeout=600,
+        env=os.environ | {"NAT_PYTHON": sys.executable, "NAT_CACHE": str(folder / "no images")},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "out"
+
+
+def test_packed_results_show_the_same_tables_and_figures(outputs, shown):
+    def tables(out):
+        folders = [out / path.stem for path in SOURCES]
+        return {
+            p.relative_to(out) for folder in folders for p in folder.rglob("*.*") if p.is_file()
+        }
+
+    exported = Path("06_pareto_browser/recommended")  # weights are not packed
+    wanted = {path for path in tables(outputs) if not path.is_relative_to(exported)}
+    assert len(wanted) > 150 and tables(shown) == wanted
+    same = [p for p in wanted if (outputs / p).read_bytes() == (shown / p).read_bytes()]
+    assert {p for p in wanted if p.suffix == ".csv"} <= set(same)
+    assert not list(shown.rglob("*.safetensors")) and not list(shown.rglob("state.pt"))
+    assert (shown / "07_thesis_report.html").exists()
