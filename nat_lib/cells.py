@@ -20,7 +20,7 @@ from typing import Any
 
 from nat_lib.errors import Refusal
 from nat_lib.files import append_text, hash_of, locked, plain, read_json, sha256_of, write_json
-from nat_lib.machine import environment
+from nat_lib.machine import environment, note
 from nat_lib.science import changes, definitions, science
 
 OPENING = 10.0  # seconds to wait for another process that opens the same cell
@@ -182,6 +182,8 @@ def finished(out: str | Path, study: str, name: str, remedy: str) -> Cell:
         raise Refusal(f"{folder} is not there or not finished: {remedy}")
     report = read_report(folder)
     code = report.get("code") or {}
+    if why := stale(folder):
+        note(f"{folder} was made by other code ({why}): run its notebook again to renew it")
     return Cell(folder, study, name, report["params"], code.get("module", ""))
 
 

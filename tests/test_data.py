@@ -838,6 +838,13 @@ def test_images_are_turned_as_a_viewer_turns_them(root, suffix):
         assert lying.size == (20, 30)
 
 
+def test_damaged_exif_says_nothing(root):
+    upright(root / "a.jpg", "plain")
+    with Image.open(root / "a.jpg") as image:
+        image.save(root / "b.jpg", exif=b"Exif\0\0no such thing")
+    assert store.decode(root / "b.jpg", 192, as_shown=True).size == (30, 20)
+
+
 def test_transparent_parts_are_white_and_profiles_are_followed(root):
     upright(root / "a.png", "transparent")
     pixels = store.decode(root / "a.png", 192, as_shown=True).pixels  # (W, H, 3)

@@ -94,6 +94,16 @@ def test_imported_modules_count_and_a_killed_run_of_other_code_is_not_resumed(tm
     assert not opened(tmp_path).path("state.pt").exists()
 
 
+def test_whoever_reads_a_stale_cell_is_told(tmp_path, library, capsys):
+    cell = opened(tmp_path)
+    cells.compute(cell, dict)
+    assert cells.finished(tmp_path, "study", "a", "run it") == cell
+    assert capsys.readouterr().err == ""
+    library(STUDY.replace("0.1", "0.2"))
+    assert cells.finished(tmp_path, "study", "a", "run it") == cell
+    assert "made by other code (studies.py: RATE): run its notebook" in capsys.readouterr().err
+
+
 def test_a_cell_whose_code_is_not_known_is_made_anew(tmp_path, library):
     cells.compute(open_cell(tmp_path, "study", "a", {"seed": 0}), dict)
     assert opened(tmp_path).report() is None

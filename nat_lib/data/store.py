@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -247,7 +248,8 @@ def shown(image: Image.Image) -> Image.Image:
     """An image as a viewer shows it: turned as its EXIF says, its colours as its profile says,
     transparent parts on white. RGB."""
     profile = image.info.get("icc_profile")
-    image = ImageOps.exif_transpose(image)
+    with suppress(Exception):  # EXIF that is damaged says nothing; damaged pixels are told below
+        image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
