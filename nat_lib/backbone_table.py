@@ -94,7 +94,8 @@ BACKBONES = {
 def row_of(name):
     if name not in BACKBONES:
         raise Refusal(
-            f"unknown network {name!r}: choose one of {', '.join(BACKBONES)}, or add a row to BACKBONES"
+            f"unknown network {name!r}: choose one of {', '.join(BACKBONES)}, or add a row to "
+            "BACKBONES"
         )
     return BACKBONES[name]
 

@@ -1,18 +1,16 @@
 """The networks of the AEP study: torchvision's models, cut into stages, with an exit behind every
 stage.
 
-A row of `backbone_table.BACKBONES` says where to cut, a row of `HEADS` what an exit is made of; another
-network is another row.  The single-exit baseline of a network has the same stem and stages and only
-the last exit.
+A row of `backbone_table.BACKBONES` says where to cut, a row of `HEADS` what an exit is made of;
+another network is another row.  The single-exit baseline of a network has the same stem and stages
+and only the last exit.
 Source: thesis chapter 4; AEP, arXiv:2301.12168; stages and exits are those of the published
         notebook.
 """
 
 import copy
-import re
 from collections import OrderedDict
 from fractions import Fraction
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -20,11 +18,11 @@ import torch
 import torchvision.models as tv
 from torch import nn
 from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import SqueezeExcitation
 
 from nat_lib.backbone_table import row_of
 from nat_lib.errors import Refusal
-from nat_lib.files import sha256_of
 
 HIDDEN = ("measured", "proportional")  # options for the hidden layer of an exit
 EPS, MOMENTUM = (
@@ -111,15 +109,27 @@ class Network(nn.Module):
         return logits if len(logits) > 1 else logits[0]
 
 
+# what the tool behind the thesis's tables counts once per output element
+COUNTED_PER_ELEMENT = (
+    nn.BatchNorm2d,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    GlobalAverage,
+    SqueezeExcitation,
+)
+
+
 def build(
     name, n_classes, single=False, channels=3, weights=None, hidden="measured", keep_stem=False
 ):
-    """A network of `backbone_table.BACKBONES`: `Network`, initialised by torchvision and PyTorch from
-    torch's generator.
+    """A `Network` of `backbone_table.BACKBONES`, initialised by torchvision and PyTorch from torch's
+    generator.
 
     single    : the baseline: only the last exit
     channels  : of the images
-    weights   : {torchvision's name: tensor} of stem and stages, see `imagenet` and
+    weights   : {torchvision's name: tensor} of stem and stages, see `imagenet.weights` and
                 `backbone_weights`; None: random. Exits are always random
     hidden    : of MobileNetV3's exits: "measured" (1.75 C) | "proportional" (to torchvision's own
                 head)
@@ -160,9 +170,8 @@ def extract(network, subset):
     behind them: a copy."""
     subset = sorted(set(subset))
     if not subset or not set(subset) <= set(network.positions):
-        raise Refusal(
-            f"exits {subset} cannot be extracted: choose some of {', '.join(map(str, network.positions))}"
-        )
+        legal = ", ".join(map(str, network.positions))
+        raise Refusal(f"exits {subset} cannot be extracted: choose some of {legal}")
     parts = network.stem, network.stages[: subset[-1]], {i: network.exits[str(i)] for i in subset}
     return Network(*copy.deepcopy(parts)).train(network.training)
 
@@ -209,7 +218,8 @@ def _renew(module, channels, row):
     conv = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
     if conv is None:
         raise Refusal(
-            f"the stem of {row.builder}, {row.stem!r}, must begin with a convolution: correct its row"
+            f"the stem of {row.builder}, {row.stem!r}, must begin with a convolution: correct its "
+            "row"
         )
     conv.in_channels = channels
     conv.weight = nn.Parameter(
@@ -269,57 +279,6 @@ def _load(module, path, weights, name):
         ) from None
 
 
-def imagenet_url(name):
-    """Address of torchvision's IMAGENET1K_V1 weights of a network."""
-    return tv.get_model_weights(row_of(name).builder).IMAGENET1K_V1.url
-
-
-def imagenet_file(name, folder=None, download=False):
-    """Path of torchvision's IMAGENET1K_V1 weights of a network; a Refusal where they are not and
-    may not be fetched.
-
-    folder   : that holds the file under torchvision's name for it; None: torch's own cache
-    download : fetch it into the folder if it is missing
-    """
-    url = imagenet_url(name)
-    folder = Path(folder).expanduser() if folder else Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / Path(url).name
-    if not path.exists():
-        if not download:
-            raise Refusal(
-                f"{path} is missing: put {url} there, name the folder that holds it (weights_dir), or allow "
-                f"the download (download: true); {name} is never fine-tuned from random weights"
-            )
-        _fetch(url, path)
-    wanted = path.stem.rpartition("-")[2]
-    if not sha256_of(path).startswith(wanted):
-        raise Refusal(
-            f"{path} is damaged, its SHA-256 does not begin with {wanted}: delete it and fetch {url} again"
-        )
-    return path
-
-
-def _fetch(url, path):
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, path, progress=False)
-    except OSError as error:
-        raise Refusal(
-            f"{url} cannot be fetched ({error}): fetch it elsewhere and put it into {path.parent}"
-        ) from error
-
-
-def imagenet(name, folder=None, download=False):
-    """{torchvision's name: tensor} of the IMAGENET1K_V1 weights of a network, see
-    `imagenet_file`."""
-    state = torch.load(imagenet_file(name, folder, download), map_location="cpu", weights_only=True)
-    # DenseNet's file is older than the names of its layers: norm.1 became norm1.
-    return {
-        re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)\.", r"\1\2.", key): v
-        for key, v in state.items()
-    }
-
-
 # -------------------------------------------------------------------------------------------- costs
 
 
@@ -335,17 +294,8 @@ def parts(network, image_size, channels=3):
     def add(part, position, module, x):
         out, macs, macs_tp = _trace(module, x)
         params = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        rows.append(
-            (
-                part,
-                position,
-                out.shape[1],
-                out.shape[2] if out.ndim == 4 else 1,
-                params,
-                macs,
-                macs_tp,
-            )
-        )
+        side = out.shape[2] if out.ndim == 4 else 1
+        rows.append((part, position, out.shape[1], side, params, macs, macs_tp))
         return out
 
     try:
@@ -376,39 +326,24 @@ def _images(size, channels):
 @torch.no_grad()
 def _trace(module, x):
     """(output, macs, macs_tp) of a module in evaluation mode for an input without numbers."""
-    macs, extra = [], []
-
-    def note(m, _, out):
-        if isinstance(m, nn.Conv2d):
-            macs.append(out.numel() * m.weight[0].numel())
-        elif isinstance(m, nn.Linear):
-            macs.append(out.numel() * m.in_features)
-        elif isinstance(
-            m,
-            nn.BatchNorm2d
-            | nn.LayerNorm
-            | nn.GroupNorm
-            | nn.AvgPool2d
-            | nn.AdaptiveAvgPool2d
-            | GlobalAverage
-            | SqueezeExcitation,
-        ):
-            extra.append(out.numel())
-
+    extra = []
     modules = list(module.modules())
-    modes, norms = (
-        [m.training for m in modules],
-        [m for m in modules if isinstance(m, nn.BatchNorm2d)],
-    )
-    hooks = [m.register_forward_hook(note) for m in modules]
+    modes = [m.training for m in modules]
+    norms = [m for m in modules if isinstance(m, nn.BatchNorm2d)]
+    hooks = [
+        m.register_forward_hook(lambda m, given, out: extra.append(out.numel()))
+        for m in modules
+        if isinstance(m, COUNTED_PER_ELEMENT)
+    ]
     module.eval()
     for m in norms:
-        m.forward = (
-            _same  # the shape stays, and without numbers a batch norm takes longer than with them
-        )
+        # the shape stays, and without numbers a batch norm takes longer than with them
+        m.forward = _same
     try:
         state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        out = functional_call(module, {key: tensor.to("meta") for key, tensor in state.items()}, x)
+        without = {key: tensor.to("meta") for key, tensor in state.items()}
+        with FlopCounterMode(display=False) as counter:
+            out = functional_call(module, without, x)
     finally:
         for m in norms:
             del m.forward
@@ -416,7 +351,8 @@ def _trace(module, x):
             hook.remove()
         for m, mode in zip(modules, modes, strict=True):
             m.training = mode
-    return out, sum(macs), sum(macs) + sum(extra)
+    macs = counter.get_total_flops() // 2  # a multiplication and an addition
+    return out, macs, macs + sum(extra)
 
 
 def _same(x):

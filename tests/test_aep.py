@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tiny import tiny
 from torch import nn
 
-from nat_lib import backbones, evaluate, exits, files
+from nat_lib import backbones, evaluate, exits, files, imagenet
 from nat_lib.backbone_table import BACKBONES, Backbone
 from nat_lib.backbones import build, cost, extract
 from nat_lib.cells import open_cell
@@ -662,10 +662,10 @@ def test_fine_tuning_from_the_published_weights(tmp_path, data, monkeypatch):
     network = build(NETWORK, 10)
     started, train = [], aep.train
     monkeypatch.setattr(
-        backbones, "imagenet_file", lambda name, folder, download: tmp_path / f"{name}.pth"
+        imagenet, "file_of", lambda name, folder, download: tmp_path / f"{name}.pth"
     )
     monkeypatch.setattr(
-        backbones, "imagenet", lambda name, folder: backbones.backbone_weights(network.state_dict())
+        imagenet, "weights", lambda name, folder: backbones.backbone_weights(network.state_dict())
     )
     (tmp_path / f"{NETWORK}.pth").write_bytes(b"weights")
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ import torch
 import torchvision.models as tv
 from torch import nn
 
-from nat_lib import backbones, files
+from nat_lib import backbones, files, imagenet
 from nat_lib.backbone_table import BACKBONES, Backbone
 from nat_lib.backbones import Network, backbone_weights, build, cost, extract, parts
 from nat_lib.errors import Refusal
@@ -421,7 +421,7 @@ def published(tmp_path, monkeypatch):
     content = made.read_bytes()
     name = f"model-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     weights = SimpleNamespace(IMAGENET1K_V1=SimpleNamespace(url=f"https://example.org/{name}"))
-    monkeypatch.setattr(backbones.tv, "get_model_weights", lambda builder: weights)
+    monkeypatch.setattr(imagenet.tv, "get_model_weights", lambda builder: weights)
     monkeypatch.setattr(
         torch.hub, "download_url_to_file", lambda *a, **k: pytest.fail("downloaded without leave")
     )
@@ -432,7 +432,7 @@ def test_weights_are_read_from_a_folder(tmp_path, published):
     content, name = published
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / name).write_bytes(content)
-    found = backbones.imagenet("DenseNet169", tmp_path / "weights")
+    found = imagenet.weights("DenseNet169", tmp_path / "weights")
     assert list(found) == ["features.denseblock1.denselayer1.norm1.weight", "classifier.bias"]
 
 
@@ -452,9 +452,9 @@ def test_the_names_of_densenets_old_file(tmp_path, published):
     assert old.keys() != set(state)
     made = tmp_path / "old.pth"
     torch.save(old, made)
-    backbones.tv.get_model_weights("").IMAGENET1K_V1.url = f"model-{files.sha256_of(made)[:8]}.pth"
+    imagenet.tv.get_model_weights("").IMAGENET1K_V1.url = f"model-{files.sha256_of(made)[:8]}.pth"
     made.rename(tmp_path / f"model-{files.sha256_of(made)[:8]}.pth")
-    assert backbones.imagenet("DenseNet169", tmp_path).keys() == set(state)
+    assert imagenet.weights("DenseNet169", tmp_path).keys() == set(state)
 
 
 def test_missing_and_damaged_weights_are_refused(tmp_path, published, monkeypatch):
@@ -462,16 +462,16 @@ def test_missing_and_damaged_weights_are_refused(tmp_path, published, monkeypatc
     with pytest.raises(
         Refusal, match=f"{name} is missing: put https.*never fine-tuned from random"
     ) as refusal:
-        backbones.imagenet("ResNet50", tmp_path)
+        imagenet.weights("ResNet50", tmp_path)
     assert "\n" not in str(refusal.value)
     (tmp_path / name).write_bytes(content[:-1])
     with pytest.raises(Refusal, match="is damaged"):
-        backbones.imagenet("ResNet50", tmp_path)
+        imagenet.weights("ResNet50", tmp_path)
     monkeypatch.setattr(
         torch.hub, "get_dir", lambda: str(tmp_path / "hub")
     )  # where torch keeps what it fetched
     with pytest.raises(Refusal, match="checkpoints"):
-        backbones.imagenet("ResNet50")
+        imagenet.weights("ResNet50")
 
 
 def test_weights_are_fetched_when_allowed(tmp_path, published, monkeypatch):
@@ -484,7 +484,7 @@ def test_weights_are_fetched_when_allowed(tmp_path, published, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     for _ in range(2):
-        assert backbones.imagenet_file("ResNet50", folder, download=True) == folder / name
+        assert imagenet.file_of("ResNet50", folder, download=True) == folder / name
     assert fetched == [f"https://example.org/{name}"]
 
     def fail(*given, **named):
@@ -492,7 +492,7 @@ def test_weights_are_fetched_when_allowed(tmp_path, published, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(Refusal, match=r"cannot be fetched .*no network.*: fetch it elsewhere"):
-        backbones.imagenet_file("ResNet50", tmp_path / "other", download=True)
+        imagenet.file_of("ResNet50", tmp_path / "other", download=True)
 
 
 def test_networks_are_values():

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nat_lib import backbones, cells, files, latency, latency_table, machine
+from nat_lib import backbones, cells, files, imagenet, latency, latency_table, machine
 from nat_lib.backbone_table import baseline_of
 from nat_lib.cells import open_cell
 from nat_lib.errors import Refusal
@@ -76,7 +76,7 @@ def check_weights(params):
         for dataset, network, scenario, *_ in selected(params)
         if scenario.startswith("FT") and not proxy_of(params, dataset)
     ):
-        backbones.imagenet_file(network, params["weights_dir"], params["download"])
+        imagenet.file_of(network, params["weights_dir"], params["download"])
 
 
 def proxy_of(params, dataset):
@@ -167,9 +167,9 @@ def _start(params, dataset, network, scenario, size, seed, out):
         return Start()
     if not proxy:
         given = (network, params["weights_dir"], params["download"])
-        name = Path(backbones.imagenet_url(network)).name
+        name = Path(imagenet.url_of(network)).name
         # looked up when it is called: an attribute of the module
-        return Start("ImageNet", name, file=lambda: backbones.imagenet_file(*given))
+        return Start("ImageNet", name, file=lambda: imagenet.file_of(*given))
     data, network = load_data(params, proxy), baseline_of(network)
     values = _identity(params, network, size, seed, data)
     name = f"{data.name}/{network}_{size}px_s{seed}"
@@ -247,7 +247,7 @@ def _network(p, file):
     if p["proxy"]:
         weights = backbones.backbone_weights(files.load_weights(file))
     elif file:
-        weights = backbones.imagenet(p["network"], file.parent)
+        weights = imagenet.weights(p["network"], file.parent)
     keep_stem = p["keep_stem"] and weights is not None
     single = p["mode"] == SINGLE
     return backbones.build(
@@ -299,5 +299,7 @@ def part_latencies(network, p):
     x = latency.random_image(p["image_size"], next(network.parameters()).device)[:, : p["channels"]]
     n_runs = p["aep_latency_runs"]
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        laps = latency_table.lap_times(links, x, min(latency.WARMUP, n_runs), n_runs, time.perf_counter)
+        laps = latency_table.lap_times(
+            links, x, min(latency.WARMUP, n_runs), n_runs, time.perf_counter
+        )
     return np.median(laps, axis=0)
