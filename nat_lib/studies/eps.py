@@ -31,19 +31,11 @@ from nat_lib.train import Schedule, compiled, epochs, fit, sgd
 STUDY = "ofav2_eps"
 # thesis 5.2.2; label smoothing as in Once-for-All
 SMOOTHING, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 3e-5
+# of the profile and the experiment, what the numbers of a phase depend on
 RECIPE = (
-    "batch_size",
-    "eval_batch_size",
-    "max_steps_per_epoch",
-    "train_resolutions",
-    "eval_resolutions",
-    "training_sizes",
-    "val_subnets",
-    "grid_subnets",
-    "exit_weights",
-    "kd",
-    "stale_exits",
-    "precision",
+    *("batch_size", "eval_batch_size", "max_steps_per_epoch", "train_resolutions"),
+    *("eval_resolutions", "training_sizes", "val_subnets", "grid_subnets"),
+    *("exit_weights", "kd", "stale_exits", "precision"),
 )
 
 
@@ -90,17 +82,9 @@ def configured(params, data, curriculum="eps"):
     rows = []
     for phase in CURRICULA[curriculum]:
         r = recipe_for(phase, params, phase.teacher)
-        _, n_batches = batches_of(r, data)
-        rows.append(
-            {
-                "phase": phase.name,
-                "lr": r["lr"],
-                "recipe_epochs": r["epochs"],
-                "warmup": r["warmup"],
-                "batch_size": r["batch_size"],
-                "steps": (r["epochs"] + r["warmup"]) * n_batches,
-            }
-        )
+        steps = (r["epochs"] + r["warmup"]) * batches_of(r, data)[1]
+        row = {"phase": phase.name, "lr": r["lr"], "recipe_epochs": r["epochs"]}
+        rows.append(row | {k: r[k] for k in ("warmup", "batch_size")} | {"steps": steps})
     return pd.DataFrame(rows)
 
 
@@ -237,6 +221,9 @@ def make_teacher(link, data):
     positions = space.exits if recipe["stale_exits"] or recipe["kd"] == "e2e" else trained
     net = load_supernet(source, 0.0).to(data.device)
     teacher = Teacher.of(net, positions, link.votes, recipe["kd"], data.device)
+    before = link.parent.cell.path("teacher.csv")
+    if link.parent.teacher == source and before.exists():  # the same network, scored already
+        return teacher, pd.read_csv(before)
     size = max(recipe["eval_resolutions"])
     tested = prepare(net, with_width(space.largest, link.width), data, size, exits=positions)
     batches = data.eval_batches("val", size, recipe["eval_batch_size"])
@@ -259,8 +246,7 @@ def starting_net(link, data):
 
 
 def maximal_losses(net, link):
-    """Losses of the Full phase: the maximal network, all exits jointly (AEP), or its single
-    exit."""
+    """Losses of the Full phase: the maximal network, all exits jointly (AEP), or its only one."""
     largest = with_width(net.space.largest, net.width)
     body = compiled(net.body, link.cell.params["compile"])
     # the compiled body and the views of the supernet compute the same
@@ -306,7 +292,7 @@ def _train_and_report(link, data, workers):
     """Do one phase; returns its metrics."""
     recipe, phase, seed = link.recipe, link.phase, link.cell.params["seed"]
     machine.seed_all(seed)
-    net, quality = starting_net(link, data), None
+    net, told = starting_net(link, data), None
     if phase.maximal:
         trained, losses = net.body, maximal_losses(net, link)
     else:
@@ -315,6 +301,8 @@ def _train_and_report(link, data, workers):
             teacher, quality = make_teacher(link, data)
             teacher.network = compiled(teacher.network, link.cell.params["compile"])
             _write(link.cell, "teacher.csv", quality)
+            first, *exits = quality.top1
+            told = {"ensemble_top1": first, "exit_top1": exits}
         trained, losses = net, elastic_losses(net, link, teacher)
     members, size = test_members(link, "val"), recipe["eval_batch_size"]
     batches, n_batches = batches_of(recipe, data, seed, workers)
@@ -341,9 +329,7 @@ def _train_and_report(link, data, workers):
         "steps": len(history) * n_batches,
         "processes": ranks()[1],  # batch statistics are each one's own: the numbers depend on it
         "n_test": len(data.rows["test"]),
-        "teacher": quality
-        if quality is None
-        else {"ensemble_top1": quality.top1[0], "exit_top1": quality.top1[1:].tolist()},
+        "teacher": told,
         "seconds": history.seconds.sum(),
     }
 
