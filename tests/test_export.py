@@ -607,23 +607,23 @@ def three_exits():
     card = card_of({}, (1, 2, 3), (0.2, 0.3, 0.5), 3, 20, 4)
     x = 3 * images(40, 3, 20)
     with torch.no_grad():
-        list(Subnet(network, card).exit_logits(x))
+        list(Subnet(network, card).exit_logits(x))  # the lazy layers take their sizes
+        for tail in network.exits.values():
+            tail[1].weight *= 5
     return network, card, x
 
 
 @pytest.mark.parametrize(
-    ("policy", "aggregator"),
-    [
-        pair if i else ("confidence", "majority")
-        for i, pair in enumerate(zip(POLICIES, cycle(AGGREGATORS), strict=False))
-    ],
+    ("policy", "aggregator"), [*zip(POLICIES, cycle(AGGREGATORS), strict=False)]
 )
 @torch.no_grad()
 def test_every_policy_and_aggregator_is_one_rule_in_onnx_and_torch(three_exits, policy, aggregator):
     network, card, x = three_exits
     logits = torch.stack([z for _, z in Subnet(network, card).exit_logits(x)])
     sure = confidences(logits, (0.2, 0.3, 0.5), policy, aggregator)[0][:2]
-    threshold = sure.unique().median().item() - 1e-3  # some leave, some stay
+    values = sure.unique()
+    middle = len(values) // 2
+    threshold = values[middle - 1 : middle + 1].mean().item()  # some leave, some stay
     card = card | {"early": {"threshold": threshold, "policy": policy, "aggregator": aggregator}}
     subnet = Subnet(network, card)
     run = onnxruntime.InferenceSession(formats.early_onnx_bytes(subnet))
