@@ -1161,6 +1161,36 @@ def test_three_objectives_and_several_seeds_are_drawn_too(tmp_path):
     plt.close("all")
 
 
+def test_what_the_thesis_does_not_have_is_drawn_in_grey_and_never_dropped(smoke):
+    _, posts, versions, _ = frames(smoke)
+    found = versions[versions.objectives == "acc+params"]
+    more = found.assign(objectives="acc+depth", supernet="mine")
+    fronts = figures6.fig_6_7(pd.concat([versions, more], ignore_index=True))
+    assert "accuracy & depth" in {ax.get_title() for ax in fronts.axes}
+    assert "mine" in {t.get_text() for t in fronts.legends[0].get_texts()}
+    later = versions.assign(phase=5)
+    phases = figures6.fig_6_9(pd.concat([versions, later], ignore_index=True), "digits_turned")
+    assert "phase 5" in {ax.get_title() for ax in phases.axes}
+    fits = chapter6.predictor_fits(smoke)
+    both = pd.concat([fits, fits.assign(predictor="forest")], ignore_index=True)
+    bars = figures6.fig_6_3(both)
+    assert "forest" in {t.get_text() for t in bars.axes[0].get_xticklabels()}
+    assert "forest" in set(tables6.table_predictors(both).data.index)
+    assert "forest" in {t.get_text() for t in figures6.fig_6_4(both).axes[0].texts}
+    odd = posts.assign(method=posts.method.replace("ens", "distilled"))
+    assert "distilled" in set(figures6.fig_6_10(odd, "b").rows.method)
+    assert "distilled" in set(figures6.fig_6_6(odd).rows.method)
+    plt.close("all")
+
+
+def test_optimisers_of_figure_6_6_differ_in_colour(smoke):
+    drawn = figures6.fig_6_6(frames(smoke)[1])
+    labels = {h.get_label(): h for h in drawn.legends[0].legend_handles}
+    used = [labels[name].get_facecolor() for name in set(drawn.rows.optimizer) - {"-"}]
+    assert len(set(used)) == len(used) > 0
+    plt.close("all")
+
+
 def test_saved_figures_are_equal_to_the_byte(smoke, tmp_path):
     versions = frames(smoke)[2]
     for folder in ("a", "b"):

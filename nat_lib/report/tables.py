@@ -20,9 +20,9 @@ from nat_lib.results.names import NOT_PRINTED, NOT_RUN, name_of
 
 VERDICT_COLOUR = {"reproduced": "#1b7837", "above": "#b35806", "below": "#b35806"}
 CSS = [
-    {"selector": "th", "props": "text-align:center; font-weight:600; padding:3px 7px"},
-    {"selector": "td", "props": "text-align:center; padding:3px 7px; white-space:nowrap"},
-    {"selector": "", "props": "font-size:88%; border-collapse:collapse; margin:0"},
+    {"selector": "th", "props": "text-align:center; font-weight:600; padding:2px 4px"},
+    {"selector": "td", "props": "text-align:center; padding:2px 4px; white-space:nowrap"},
+    {"selector": "", "props": "font-size:86%; border-collapse:collapse; margin:0"},
 ]
 BLANK = ""
 MOST = 12  # numbers in a sentence

@@ -111,7 +111,7 @@ def _search(c):
     return entry(
         number(c.ours, c.uncertainty),
         paper or "",
-        after=f" at {cost}" if cost else "",
+        after=f"<br>at {cost}" if cost else "",
         verdict=c.verdict,
         tip=f"best of {c.n:.0f} subnets, validation picks one of {c.by_val:.2f}",
         bold=True,

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from nat_lib import cost
 from nat_lib.errors import Refusal
@@ -49,6 +50,10 @@ def draw_costs(archs, space, n_classes=200):
         yscale="log",
         title=f"{len(archs)} subnets of {space.name}",
     )
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     ax.legend(markerscale=2, title=None)
     fig.rows = costs
     return fig
