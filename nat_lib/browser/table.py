@@ -13,6 +13,7 @@ import pandas as pd
 
 from nat_lib import files
 from nat_lib.arch import Arch, Space
+from nat_lib.cells import read_report
 from nat_lib.errors import Refusal
 from nat_lib.export.sources import check_names
 from nat_lib.genotypes import from_text
@@ -94,7 +95,7 @@ def load(out: str | Path) -> pd.DataFrame:
 @lru_cache(maxsize=512)
 def _archive(folder, _changed):
     """The rows of one search; read again when its report has changed."""
-    report = files.read_json(folder / "report.json")
+    report = read_report(folder)
     p, metrics = report["params"], report["metrics"]
     check_names(folder, p)
     names = p["objectives"].split("+")[1:]
@@ -205,7 +206,7 @@ def flags(F: np.ndarray, active: np.ndarray, p: dict, reference: np.ndarray) -> 
 @lru_cache(maxsize=512)
 def space_of(folder: Path) -> Space:
     """The space that a finished search searched."""
-    return Space.from_dict(files.read_json(folder / "report.json")["params"]["space"])
+    return Space.from_dict(read_report(folder)["params"]["space"])
 
 
 def arch_of(row: pd.Series) -> Arch:

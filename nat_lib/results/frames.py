@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nat_lib.cells import read_report
 from nat_lib.errors import Refusal
-from nat_lib.files import hash_of, read_json
+from nat_lib.files import hash_of
 from nat_lib.results.comparable import PROFILE, Lineage
 from nat_lib.results.names import RUN_ON
 
@@ -36,7 +37,7 @@ def load(out, study: str, dataset=None) -> pd.DataFrame:
     wanted = [dataset] if isinstance(dataset, str) else dataset
     lineage, rows = Lineage(out), []
     for path in sorted((Path(out) / study).glob(f"{STUDIES[study]}/report.json")):
-        report = read_json(path)
+        report = read_report(path.parent)
         params = report["params"]
         if wanted is None or params.get("dataset") in wanted:
             rows.append(
