@@ -28,9 +28,9 @@ def _cell(argv: list[str]) -> int:
 
 def _search(argv: list[str]) -> int:
     """one search of chapter 6, on one process or with torchrun on several"""
-    from nat_lib.studies import searches
+    from nat_lib import nat
 
-    return searches.main(argv)
+    return nat.main(argv)
 
 
 def _export(argv: list[str]) -> int:

@@ -2,7 +2,7 @@
 
     python -m nat_lib cell eps --supernet EE_D --phase ND2
     python -m nat_lib cell aep --network MobileNetV3Small --scenario TR-64 --mode DESC
-    python -m nat_lib cell search --supernet EE_D --version 4 --objectives acc+macs
+    python -m nat_lib cell search --supernet EE_D --phase 4 --objectives acc+macs
     python -m nat_lib cell predictors --supernet BASE
     python -m nat_lib cell post --supernet EE_D --version 4 --objectives acc+macs
 
@@ -13,22 +13,14 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nat_lib.distill import TEACHERS
 from nat_lib.errors import Refusal
 from nat_lib.run.params import Values, assignments, load_params
 
 # --------------------------------------------------------------------------------- what can be done
-
-
-def _eps(params: Values, given: Namespace, out: Path) -> list[Values]:
-    from nat_lib.studies import eps
-
-    data = eps.load_data(params)
-    cell = given.supernet, given.width, given.teacher, given.seed
-    return eps.run(params, *cell, data, out, given.phase)
 
 
 def _aep(params: Values, given: Namespace, out: Path) -> list[Values]:
@@ -47,14 +39,6 @@ def _aep(params: Values, given: Namespace, out: Path) -> list[Values]:
     data = aep.load_data(params, dataset)
     dataset, network, scenario, mode, _ = chosen[0]
     return [aep.run(params, dataset, network, scenario, mode, given.seed, data, out)]
-
-
-def _search(params: Values, given: Namespace, out: Path) -> list[Values]:
-    from nat_lib.studies import searches
-
-    data = searches.load_target(params)
-    cell = given.supernet, given.version, given.objectives, given.seed
-    return [searches.run_search(params, *cell, data, out)]
 
 
 def _predictors(params: Values, given: Namespace, out: Path) -> list[Values]:
@@ -92,17 +76,9 @@ class Kind(NamedTuple):
 SUPERNET = ("--supernet", {"required": True})
 VERSION = ("--version", {"type": int, "choices": (1, 2, 3, 4), "default": 4})
 OBJECTIVES = ("--objectives", {"default": "acc+macs"})
+# Commands of their own, which torchrun can start on several GPUs.
+COMMANDS = {"eps": "nat_lib.shrink", "search": "nat_lib.nat"}
 KINDS = {
-    "eps": Kind(
-        "ofav2_eps",
-        _eps,
-        (
-            SUPERNET,
-            ("--width", {"type": float, "default": 1.0}),
-            ("--teacher", {"choices": tuple(TEACHERS), "default": "pet"}),
-            ("--phase", {"help": "one of them, such as ND2, after those before it; default: all"}),
-        ),
-    ),
     "aep": Kind(
         "aep_study",
         _aep,
@@ -113,7 +89,6 @@ KINDS = {
             ("--dataset", {"help": "default: the profile's first"}),
         ),
     ),
-    "search": Kind("natv2_phases", _search, (SUPERNET, VERSION, OBJECTIVES)),
     "predictors": Kind("predictors", _predictors, (SUPERNET,)),
     "post": Kind(
         "post_processing",
@@ -130,8 +105,12 @@ KINDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Do one cell by itself; prints the name and the numbers of its report as JSON."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return import_module(COMMANDS[argv[0]]).main(argv[1:])
+    kinds_told = ", ".join([*COMMANDS, *KINDS])
     parser = ArgumentParser(prog="python -m nat_lib cell", description=main.__doc__)
-    kinds = parser.add_subparsers(dest="cell", required=True, metavar="KIND")
+    kinds = parser.add_subparsers(dest="cell", required=True, metavar="KIND", help=kinds_told)
     for name, kind in KINDS.items():
         one = kinds.add_parser(name, help=f"of {kind.study}")
         for flag, how in kind.options:

@@ -33,7 +33,7 @@ def images_of(study: str, sizes: Values) -> Values:
     """{data set: fingerprint of its folder} of what a study reads; {} if it reads none."""
     model = STUDIES[study].sizes
     keys = model.model_fields if model else ()
-    places = {}
+    places: dict[str, str | None] = {}
     if "aep_datasets" in keys:
         places |= dict.fromkeys(sizes["aep_datasets"], sizes["data_dir"])
     if "dataset" in keys:

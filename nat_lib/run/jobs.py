@@ -49,9 +49,9 @@ class Job:
         return hash_of(self.why)
 
     @property
-    def output(self) -> str | None:
-        """The executed notebook."""
-        return f"{self.id}.ipynb" if self.notebook else None
+    def output(self) -> str:
+        """The executed notebook, where the job is one."""
+        return f"{self.id}.ipynb"
 
     @property
     def record(self) -> str:

@@ -88,7 +88,8 @@ class Forked(LocalProvisioner):
         fork = Forked.ready
         assert fork is not None
         fork.launch(cmd, kwargs.get("cwd"), kwargs.get("env") or {})
-        self.process, self.pid = fork, fork.pid
+        self.process = fork  # type: ignore[assignment]  # it does what a Popen does
+        self.pid = fork.pid
         self.pgid = None  # it stays in its job's process group: signals go to it alone
         return self.connection_info
 

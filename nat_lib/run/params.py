@@ -5,7 +5,7 @@ switches); a notebook gets both, flat. The models behind them are in `nat_lib.st
 """
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from reprlib import Repr
@@ -43,7 +43,7 @@ _short.maxlevel, _short.maxstring, _short.maxother = 4, 80, 80
 _short.maxlist = _short.maxdict = 12
 
 
-def _validated(model: Any, values: Values, where: str, changed: Iterable[str] = ()) -> Values:
+def _validated(model: Any, values: Values, where: str, changed: Container[str] = ()) -> Values:
     """`values` as the model's plain dict; otherwise a Refusal with one line per key.
 
     changed : keys that options of the command line gave
@@ -260,12 +260,13 @@ def parameters_cell(notebook: str | Path) -> Values:
         raise Refusal(
             f"{as_shown(notebook)}: one code cell must carry the tag 'parameters', {len(cells)} do"
         )
-    found = {}
+    found: Values = {}
     try:
         for node in ast.parse(source_text(cells[0])).body:
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            found[target.id] = ast.literal_eval(node.value)
-    except (SyntaxError, AttributeError, ValueError):
+            if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+                raise ValueError
+            found[node.targets[0].id] = ast.literal_eval(node.value)
+    except (SyntaxError, ValueError):
         raise Refusal(
             f"{as_shown(notebook)}: the parameters cell may hold only lines of 'name = literal'"
         ) from None
@@ -293,7 +294,9 @@ def check_together(sizes: Values, switches: Mapping[str, Values]) -> None:
         raise Refusal("\n".join(dict.fromkeys(problems)))
 
 
-def _untrained(sizes: Values, switches: Mapping[str, Values], names: Iterable[str], key: str):
+def _untrained(
+    sizes: Values, switches: Mapping[str, Values], names: Iterable[str], key: str
+) -> Iterator[str]:
     """A line for each supernet that a study wants and no other trains."""
     widths = switches.get("ofav2_eps", {}).get("widths", [float(w) for w in sizes["supernets"]])
     trained = [
@@ -310,11 +313,11 @@ def _untrained(sizes: Values, switches: Mapping[str, Values], names: Iterable[st
             )
 
 
-def _predictors_fit(sizes: Values, switches: Mapping[str, Values]):
+def _predictors_fit(sizes: Values, switches: Mapping[str, Values]) -> Iterator[str]:
     yield from _untrained(sizes, switches, sizes["predictor_supernets"], "predictor_supernets")
 
 
-def _searches_fit(sizes: Values, switches: Mapping[str, Values]):
+def _searches_fit(sizes: Values, switches: Mapping[str, Values]) -> Iterator[str]:
     from nat_lib.search.archive import VERSIONS
 
     versions = [
@@ -331,7 +334,7 @@ def _searches_fit(sizes: Values, switches: Mapping[str, Values]):
             )
 
 
-def _posts_fit(sizes: Values, switches: Mapping[str, Values]):
+def _posts_fit(sizes: Values, switches: Mapping[str, Values]) -> Iterator[str]:
     for version, wanted in sizes["post_searches"].items():
         if not sizes["nat_supernets"].get(version):
             continue

@@ -74,7 +74,8 @@ def main() -> None:
         _import(name)
     import_later = [*LATER, *_library()]
     gc.freeze()  # what is there stays shared with the jobs
-    devices, running = gpus(), {}
+    devices = gpus()
+    running: dict[int, str] = {}  # guard -> GPU
     while True:
         _reap(running)
         ready, _, _ = select.select([listening], [], [], 0 if import_later else 0.5)
