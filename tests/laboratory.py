@@ -274,7 +274,10 @@ def wait(condition, seconds, what, every=0.2):
 def run_all(driver, seconds=300):
     """Run > Run All Cells, until the last cell has its number; fails with the text of an error."""
     menu(driver, "Run", "Run All Cells")
-    prompts = "return [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
+    prompts = (
+        "return [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
+        ".map(e => e.textContent)"
+    )
     wait(
         lambda: (
             all(re.search(r"\[\d+\]", p) for p in driver.execute_script(prompts)) or errors(driver)
@@ -332,12 +335,16 @@ window.nat = {
   trace: name => nat.figure()._fullData.find(t => t.name === name),
   xs: name => Array.from(nat.trace(name).x || []).filter(x => x !== null),
   at: (name, i) => {
-    const layout = nat.figure()._fullLayout, box = nat.figure().getBoundingClientRect(), t = nat.trace(name);
+    const layout = nat.figure()._fullLayout, box = nat.figure().getBoundingClientRect();
+    const t = nat.trace(name);
     return [box.left + layout.xaxis._offset + layout.xaxis.d2p(t.x[i]),
             box.top + layout.yaxis._offset + layout.yaxis.d2p(t.y[i])];
   },
-  marked: symbol => Array.from(nat.figure()._fullData.find(t => t.marker && t.marker.symbol === symbol).x || [])
-    .filter(x => x !== null),
-  text: selector => [...document.querySelectorAll('.nat-browser ' + selector)].map(e => e.textContent).join('\\n'),
+  marked: symbol => {
+    const t = nat.figure()._fullData.find(t => t.marker && t.marker.symbol === symbol);
+    return Array.from(t.x || []).filter(x => x !== null);
+  },
+  text: selector => [...document.querySelectorAll('.nat-browser ' + selector)]
+    .map(e => e.textContent).join('\\n'),
 };
 """

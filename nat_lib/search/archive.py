@@ -1,12 +1,16 @@
 """What a search keeps and yields: versions, budgets, iterations, an archive without duplicates."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from nat_lib.errors import Refusal
 from nat_lib.search import pareto
 
+Genotypes = Int[np.ndarray, "n v"]
+Values = Float[np.ndarray, "n m"]  # the error in percent, then the costs
 TRIES = 20  # rounds of drawing again what was drawn already
 
 
@@ -60,9 +64,9 @@ class Iteration(NamedTuple):
     go on from."""
 
     number: int
-    X: np.ndarray  # the archive
-    F: np.ndarray  # its objective values at the present weights
-    reference: np.ndarray  # (M,) of the hypervolume, the same for the whole run
+    X: Genotypes  # the archive
+    F: Values  # its objective values at the present weights
+    reference: Float[np.ndarray, " m"]  # of the hypervolume, the same for the whole run
     hypervolume: float = float("nan")
     candidates: Any = None  # genotypes scored in this iteration
     predicted: Any = None  # their errors as predicted
@@ -74,13 +78,13 @@ class Iteration(NamedTuple):
 # -------------------------------------------------------------------------------------- the archive
 
 
-def distinct(space, X):
+def distinct(space: Any, X: Genotypes) -> Int[np.ndarray, " k"]:
     """Indices of the first genotype of every subnet, ascending: equal where it matters is equal
     (Space.active)."""
     return np.sort(np.unique(space.active(X), axis=0, return_index=True)[1])
 
 
-def score(evaluate, X, M):
+def score(evaluate: Callable[[Genotypes], Values], X: Genotypes, M: int) -> Values:
     """evaluate(X), checked: (n, M) finite numbers. Nothing is evaluated for no genotypes."""
     F = pareto.points(evaluate(X)) if len(X) else np.empty((0, M))
     if F.shape != (len(X), M):
@@ -91,7 +95,13 @@ def score(evaluate, X, M):
     return F
 
 
-def initial(space, version, evaluate, rng, depth_prior="uniform"):
+def initial(
+    space: Any,
+    version: Version,
+    evaluate: Callable[[Genotypes], Values],
+    rng: np.random.Generator,
+    depth_prior: str = "uniform",
+) -> tuple[Genotypes, Values]:
     """The first archive (X, F): the best of `multiplier` times as many samples, and the smallest
     and largest subnet.
 
@@ -116,7 +126,14 @@ def initial(space, version, evaluate, rng, depth_prior="uniform"):
     return np.concatenate([X[kept], ends]), np.concatenate([F[kept], evaluate(ends)])
 
 
-def sample(space, version, n, taken, rng, depth_prior="uniform"):
+def sample(
+    space: Any,
+    version: Version,
+    n: int,
+    taken: Genotypes,
+    rng: np.random.Generator,
+    depth_prior: str = "uniform",
+) -> Genotypes:
     """n subnets (k, V) different from each other and from `taken` (t, V); fewer where the space has
     hardly any others."""
     X = taken
@@ -130,7 +147,15 @@ def sample(space, version, n, taken, rng, depth_prior="uniform"):
     return X[len(taken) :]
 
 
-def renew(space, version, X, F, candidates, measured, rng):
+def renew(
+    space: Any,
+    version: Version,
+    X: Genotypes,
+    F: Values,
+    candidates: Genotypes,
+    measured: Values,
+    rng: np.random.Generator,
+) -> tuple[Genotypes, Values]:
     """The archive (X, F) with the candidates: longer ("append"), or the best `version.archive` of
     both ("replace")."""
     X, F = np.concatenate([X, candidates]), np.concatenate([F, measured])
