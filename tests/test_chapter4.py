@@ -670,3 +670,25 @@ def test_table_4_2_is_what_the_code_does():
     ours, paper = structure.table_4_2()
     pd.testing.assert_frame_equal(ours, paper)
     assert "all 12 entries" in tables.side_by_side(ours, paper, "Table 4.2").caption
+
+
+def test_learning_curves_are_those_of_the_history(tmp_path):
+    write_run(tmp_path, mode="SE", network="VGG16")
+    write_run(tmp_path, mode="MIX", network="VGG16")
+    for path in tmp_path.glob("aep_study/*/*/report.json"):
+        exits = [""] if "_SE_" in path.parent.name else ["", "_1", "_2", "_3", "_4"]
+        columns = {
+            f"{s}_{w}{i}": [0.5, 0.4]
+            for s in ("train", "val")
+            for w in ("loss", "top1")
+            for i in exits
+        }
+        history = pd.DataFrame({"epoch": [1, 2], "lr": 0.1, "is_best": [False, True]} | columns)
+        if len(exits) > 1:
+            history["val_top1_3"] = [61.0, 62.0]
+        history.to_csv(path.parent / "history.csv", index=False)
+    curves = chapter4.curves(tmp_path, chapter4.trainings(tmp_path))
+    third = curves.query("mode == 'MIX' and split == 'val' and exit == 3")
+    assert third.top1.tolist() == [61.0, 62.0] and third.is_best.tolist() == [False, True]
+    assert set(curves.query("mode == 'SE'").exit) == {0}
+    assert len(curves) == 2 * 2 * (1 + 5)

@@ -1209,3 +1209,45 @@ def test_labels_keep_their_distance_and_order():
         sorted(moved, key=moved.get) == ["d", "a", "b", "c"] and max(moved.values()) <= 0.95 + 1e-9
     )
     assert min(abs(moved[a] - moved[b]) for a, b in combinations(moved, 2)) > 0.0499
+
+
+# ------------------------------------------------------------------- what the thesis does not have
+
+
+def test_an_objective_of_ones_own_has_its_column(tmp_path):
+    rows = subnets_of("digits", "EE_D", 1, "acc+depth", 0).assign(depth=[9, 8, 7, 6])
+    write_search(tmp_path, supernet="EE_D", objectives="acc+depth", subnets=rows)
+    found = chapter6.returned(tmp_path)
+    assert found.second.tolist() == [9, 8, 7, 6]
+    cells = comparisons.search_cells(
+        chapter6.best(chapter6.versions(found, chapter6.posts(tmp_path))), "digits"
+    )
+    mine = one(cells, objectives="acc+depth", supernet="EE_D", phase=1, post="none")
+    assert mine.second == found.second[found.test_top1.idxmax()]
+
+
+def test_strategies_average_over_the_supernets_of_the_thesis(tmp_path):
+    for supernet in ("BASE", "SE_P"):
+        key, subnets = write_search(tmp_path, supernet=supernet)
+        write_posts(tmp_path, key, subnets, "grid")
+    posts = chapter6.posts(tmp_path)
+    table = comparisons.strategies(posts)
+    expected = posts[posts.supernet == "BASE"].drop_duplicates("code").original_top1.mean()
+    assert one(table, method="none").top1 == pytest.approx(expected)
+
+
+def test_an_interval_of_correlations_stays_within_one(tmp_path):
+    write_fits(tmp_path, sizes=(40,), repeats=2, predictors=("LGBM",), encodings=("integer",))
+    fits = chapter6.predictor_fits(tmp_path).assign(spearman=[0.9, 0.99])
+    mean = chapter6.predictor_means(fits).squeeze()
+    assert mean["mean"] + mean.half > 1 and mean.high == 1 and mean.low >= -1
+
+
+def test_sizes_of_splits_come_from_runs_at_paper_size(tmp_path):
+    from nat_lib.results.frames import loaded_sizes
+
+    for name, profile, train in (("cifar10", "paper", 45_000), ("dtd", "laptop", 100)):
+        params = {"dataset": name, "profile": profile, "phase": 1}
+        params["data"] = {"sizes": {"train": train, "val": 5_000, "test": 10_000}}
+        write_cell(tmp_path / f"natv2_phases/{name}/BASE", params, {"front": 1})
+    assert loaded_sizes(tmp_path) == {("nat", "cifar10"): (45_000, 5_000, 10_000)}

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from nat_lib import files
 from nat_lib.errors import Refusal
 from nat_lib.results import claims, comparable, coverage, stores
 from nat_lib.results import stats as own_stats
@@ -540,6 +541,12 @@ def test_a_profile_covers_what_it_runs():
     )
 
 
+def test_the_code_is_asked_for_its_genotypes():
+    judged = judge(stores.structure()).set_index("id")
+    assert judged.ours["N53"] == "10.00; 64.00" and judged.ours["N54"] == "22.00; 23.00"
+    assert set(judged.verdict[["N53", "N54", "O27"]]) == {"reproduced"}
+
+
 # ----------------------------------------------------------------------- the printed numbers judged
 
 
@@ -573,6 +580,49 @@ def paper_cell():
 
 def test_a_run_of_the_paper_profile_is_comparable():
     assert comparable.differences("ofav2_eps", paper_cell()) == []
+
+
+def test_what_the_paper_profile_runs_differs_in_nothing():
+    """Else no run would ever be judged: recipes, versions and budgets as the studies make them."""
+    from nat_lib import curricula
+    from nat_lib.arch import Space
+    from nat_lib.run.params import load_params
+    from nat_lib.studies import aep, eps, post, searches, warmup
+
+    def same(study, **values):
+        cell = json.loads(json.dumps({"profile": "paper", "dataset": "cifar10"} | values))
+        assert comparable.differences(study, cell) == []
+
+    params = load_params("paper", "ofav2_eps", {})
+    space = Space("EE_DP", tuple(params["train_resolutions"]))
+    for phase in curricula.PHASES:
+        recipe = eps.recipe_for(phase, params, "pet")
+        same("ofav2_eps", phase=phase.name, recipe=recipe, space=files.plain(space))
+    params = load_params("paper", "natv2_phases", {})
+    for number in (1, 2, 3, 4):
+        version = searches.version_of(params, number)._asdict()
+        switches = {key: params[key] for key in searches.SWITCHES}
+        budget = {key: params[key] for key in searches.Budget._fields}
+        recipe = warmup.recipe(params)
+        same(
+            "natv2_phases", phase=number, version=version, budget=budget, recipe=recipe, **switches
+        )
+    params = load_params("paper", "aep_study", {})
+    recipe, pixels = aep.recipe(params, "cifar10"), params["aep_scenarios"]["TR-64"]
+    switches = {key: params[key] for key in ("hidden", "keep_stem", "ties", "aep_latency_runs")}
+    same("aep_study", scenario="TR-64", image_size=pixels, recipe=recipe, **switches)
+    budget = post.budget_of(load_params("paper", "post_processing", {}))._asdict()
+    same("post_processing", budget=budget, lr=1e-4)
+
+
+def test_another_curriculum_or_strategy_is_named():
+    cell = paper_cell() | {"phase": "Sandwich"}
+    assert comparable.differences("ofav2_eps", cell)[0].startswith("phase Sandwich")
+    search = {"profile": "paper", "dataset": "cifar10", "strategy": "random"}
+    assert comparable.differences("natv2_phases", search) == ["strategy random instead of nat"]
+    cell = paper_cell()
+    cell["space"]["plan"] = {"strides": [1, 2, 2, 1, 1]}
+    assert comparable.differences("ofav2_eps", cell) == ["space.plan another than the thesis's"]
 
 
 @pytest.mark.parametrize(

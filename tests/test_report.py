@@ -414,3 +414,21 @@ def test_general_drawings_can_be_saved(tmp_path):
         assert len(figure.rows)
     with pytest.raises(Refusal, match="P networks"):
         schematics.draw_parallel_level(Space("EE_D"))
+
+
+def test_phases_of_another_curriculum_follow_the_printed_places(tmp_path):
+    write_phases(tmp_path, "BASE")
+    folder = next(tmp_path.glob("ofav2_eps/*/*/pet-D2"))
+    report = files.read_json(folder / "report.json")
+    report["params"] |= {"phase": "Mine", "supernet": "SE_B"}
+    other = folder.parent / "pet-Mine"
+    other.mkdir()
+    files.write_json(other / "report.json", report)
+    results = chapter5.eps_results(tmp_path)
+    cells = chapter5.eps_cells(results)
+    extra = cells.iloc[384:]
+    assert set(extra.step) == {"Mine"} and set(extra.supernet) == {"SE_B"}
+    assert set(extra.verdict) == {names.NOT_PRINTED} and extra.ours.notna().all()
+    kept = {v.dims["supernet"] for v in stores.eps_store(cells).values}
+    assert kept == {"BASE"}  # no rule of the thesis ranks what it does not have
+    assert len(tables5.table_eps(cells, "1.0").data)

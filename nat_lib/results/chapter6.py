@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nat_lib.results.frames import joined, load, metrics_of, of_files, params_of, picked
-from nat_lib.results.names import CORRELATIONS
+from nat_lib.results.names import CORRELATIONS, extended
 from nat_lib.results.stats import half_width, jackknife, single_run_noise, spread
 from nat_lib.search.objectives import OBJECTIVES, column
 from nat_lib.search.strategies import DEFAULT
@@ -117,8 +117,9 @@ def returned(out, dataset=None, strategy=DEFAULT) -> pd.DataFrame:
     """One row per returned subnet of the searches by a strategy; `second`: its second objective
     (NaN without one). An objective that is not of the thesis has its column at the end."""
     found = searches(out, dataset, strategy)
-    columns = dict.fromkeys(["returned", *RETURNED_COLUMNS, *map(column, OBJECTIVES)])
-    rows = of_files(found, "subnets.csv", [*columns], found)
+    costs = extended(OBJECTIVES, [c for text in found.objectives for c in text.split("+")[1:]])
+    columns = extended(["returned", *RETURNED_COLUMNS], (_column(cost)[0] for cost in costs))
+    rows = of_files(found, "subnets.csv", columns, found)
     rows = rows[rows.pop("returned").astype(bool)].reset_index(drop=True)
     return rows.assign(second=second_objective(rows))
 
@@ -169,17 +170,22 @@ def _settings(rows):
     return pd.DataFrame(found, columns=columns)
 
 
+def _column(cost):
+    """(column of a frame of subnets that holds an objective, how much of it is one unit); one that
+    has no row stands under its own name."""
+    return (column(cost), OBJECTIVES[cost].scale) if cost in OBJECTIVES else (cost, 1.0)
+
+
 def second_objective(rows, prefix=""):
     """The first objective after accuracy, in its unit; NaN where accuracy is the only one, or where
     the frame does not have it."""
     first = rows.objectives.astype(str).str.split("+").str[1]
     found = np.full(len(rows), np.nan)
     for cost in first.dropna().unique():
-        row = OBJECTIVES.get(cost)
-        column, unit = (row.column or cost, row.scale) if row else (cost, 1.0)
-        if prefix + column in rows:
+        name, unit = _column(cost)
+        if prefix + name in rows:
             here = (first == cost).to_numpy()
-            found[here] = rows.loc[here, prefix + column].astype(float) / unit
+            found[here] = rows.loc[here, prefix + name].astype(float) / unit
     return found
 
 

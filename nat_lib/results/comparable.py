@@ -42,6 +42,7 @@ LEFT_OUT = {
     "eval_batch_size",
     "nat_eval_batch_size",
     "fit_processes",
+    "compile",
     "latency_runs",
     "aep_latency_runs",
     "proxy",
@@ -89,6 +90,10 @@ def differences(study: str, params: dict) -> list[str]:
     if params.get("profile") != PROFILE:
         return [f"profile {params.get('profile')}"]
     found = []
+    if study == "ofav2_eps" and params["phase"] not in set(printed("table_5_2").phase):
+        found.append(f"phase {params['phase']} instead of those of Table 5.2")
+    if "plan" in params.get("space", {}):
+        found.append("space.plan another than the thesis's")
     for path, value in _flat(params, ".").items():
         expected = None if isinstance(value, dict) else _expected(study, path, params)
         if expected is not None and not _same(value, expected[0]):
@@ -122,18 +127,19 @@ def _expected(study, path, params):
 
 
 def _phase_recipe(params):
-    """The row of Table 5.2 of a phase; of a phase that the table does not have, nothing."""
+    """The row of Table 5.2 of a phase, and how the thesis trains it; of a phase that the table does
+    not have, nothing."""
     rows = printed("table_5_2").query("phase == @name", local_dict={"name": params.get("phase")})
-    return {
-        ours: float(row[column])
-        for row in rows.to_dict("records")
-        for ours, column in (
-            ("lr", "learning_rate"),
-            ("epochs", "epochs"),
-            ("warmup", "warmup_epochs"),
-            ("subnets", "subnets_per_batch"),
-        )
+    columns = {
+        "lr": "learning_rate",
+        "epochs": "epochs",
+        "warmup": "warmup_epochs",
+        "subnets": "subnets_per_batch",
     }
+    for row in rows.to_dict("records"):
+        numbers = {ours: float(row[column]) for ours, column in columns.items()}
+        return {"sampler": "uniform", "loss": "soft_ce"} | numbers
+    return {}
 
 
 def _version(params):
