@@ -491,7 +491,7 @@ def test_every_claim_has_a_cheapest_profile_or_a_run_of_its_own():
         if rows.rule[i] and claims.quotes(rows.loc[i], evaluate(rows.rule[i], Store()))
     ]
     assert len(quoting) > 20
-    assert {found[i] for i in quoting} == {"paper", "smoke", coverage.ITS_OWN}
+    assert {found[i] for i in quoting} <= {"paper", "smoke", coverage.ITS_OWN}
     assert {i for i in quoting if found[i] == "smoke"} == {"O27", "N53", "N54"}
 
 
