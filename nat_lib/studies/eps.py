@@ -57,7 +57,7 @@ def recipe_for(phase, params, teacher=None):
         "epochs": max(least, round(phase.epochs * share)),
         "warmup": round(phase.warmup * share),
         "subnets": max(phase.subnets, row.least),
-        "sampler": row.sampler or phase.sampler,
+        "sampler": phase.sampler if phase.teacher else row.sampler or phase.sampler,
         "loss": phase.loss,
         **{k: params[k] for k in RECIPE},
     }
