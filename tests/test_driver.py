@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from test_nbrun import alive, wait_for
 
@@ -403,3 +404,32 @@ def test_without_jobs_as_many_run_as_there_are_gpus(tmp_path, monkeypatch):
     assert engine.side_by_side_of(options.parse(["--jobs", "5"]), planned, threads=1) == 5
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert engine.side_by_side_of(options.parse([]), planned, threads=1) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_server_is_told_and_its_jobs_have_failed(notebooks, tmp_path, make_notebook):
+    pids, run = tmp_path / "pids", {"profile": "smoke", "out": ""}
+    wait = f"""import os, time
+open({str(pids) + ".tmp"!r}, "w").write(str(os.getpid()))
+os.rename({str(pids) + ".tmp"!r}, {str(pids)!r})
+time.sleep(600)"""
+    make_notebook(
+        notebooks / "00_start_here.ipynb", params.load_experiment("start_here") | run, wait
+    )
+    options = ["--notebooks", str(notebooks), "--out", str(tmp_path / "out"), "--only", "00"]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "nat_lib", "run", *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(pids.exists, 120)
+    kernel = psutil.Process(int(pids.read_text()))
+    server_process = kernel.parent().parent().parent()  # worker, guard, server
+    assert "nat_lib.run.server" in server_process.cmdline()
+    server_process.kill()
+    _, err = driver.communicate(timeout=60)
+    assert driver.returncode == 1
+    assert "the server of the run is gone: it was killed: out of memory?" in err
+    wait_for(lambda: not alive(kernel.pid), 10)

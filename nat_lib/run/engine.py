@@ -127,6 +127,10 @@ def serving(out: Path, env: dict[str, str], lock: int) -> Iterator[dict[str, str
     try:
         yield env | {server.NAME: name}
     finally:
+        ended = process.poll()  # before it was told to: every job has failed with it
+        if ended is not None:
+            why = guard.death(-ended) if ended < 0 else f"it ended with code {ended}"
+            guard.say(f"run_all.sh: the server of the run is gone: {why} (log: {tell.near(log)})")
         process.kill()
         process.wait()
 
