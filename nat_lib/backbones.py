@@ -124,8 +124,8 @@ COUNTED_PER_ELEMENT = (
 def build(
     name, n_classes, single=False, channels=3, weights=None, hidden="measured", keep_stem=False
 ):
-    """A `Network` of `backbone_table.BACKBONES`, initialised by torchvision and PyTorch from torch's
-    generator.
+    """A `Network` of `backbone_table.BACKBONES`, initialised by torchvision and PyTorch from
+    torch's generator.
 
     single    : the baseline: only the last exit
     channels  : of the images

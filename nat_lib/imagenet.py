@@ -1,5 +1,5 @@
-"""Torchvision's ImageNet weights of the networks of `backbone_table`: where they are, and what is in
-the file."""
+"""Torchvision's ImageNet weights of the networks of `backbone_table`: where they are, and what a
+file holds."""
 
 import re
 from pathlib import Path
