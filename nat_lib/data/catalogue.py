@@ -248,7 +248,6 @@ DATASETS = {
         thesis="GTSRB",
     ),
 }
-EMBEDDED = tuple(name for name, what in DATASETS.items() if what.embedded)
 BY_THESIS = {what.thesis: name for name, what in DATASETS.items() if what.thesis}
 AEP: dict[str, dict[str, Any]] = {  # thesis Table 4.1 where it differs
     "tiny_imagenet": {"valid": 0.1, "official": (90000, 10000, 10000)},

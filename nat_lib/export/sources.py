@@ -20,7 +20,6 @@ from nat_lib.evaluate import recalibrate
 from nat_lib.exits import exit_weights
 from nat_lib.export.write import Source, write
 from nat_lib.genotypes import as_text, from_text
-from nat_lib.run.params import check_overrides, load_params
 from nat_lib.studies import aep, inputs, post, searches
 from nat_lib.supernet import Network, Supernets
 
@@ -229,6 +228,8 @@ def find_data(
               the cell's name
     changes : {key: value} of these parameters that are other now, such as data_dir
     """
+    from nat_lib.run.params import check_overrides
+
     check_overrides(changes or {})
     told = []
     for settings in _settings(cell, profile):
@@ -252,6 +253,8 @@ def _changed(settings, changes):
 def _settings(cell: Cell, profile: str | None) -> Iterator[dict[str, Any]]:
     """The parameters that the cell may have been run with: those of the driver's jobs, then those
     of its profile."""
+    from nat_lib.run.params import load_params
+
     if profile is not None:
         yield load_params(profile, cell.study)
         return

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image as Picture
 
 from nat_lib import files
+from nat_lib.distill import TEACHERS
 from nat_lib.results.printed import printed
 from nat_lib.search import predictors
 
@@ -36,7 +37,7 @@ METHOD_COLOURS = {"none": "#444444", "std": "#117733", "ens": "#CC3311"}  # as t
 METHOD_MARKERS = {"none": "o", "std": "^", "ens": "s"}
 WEIGHT_MARKERS = {"ASC": "^", "DESC": "v", "UNIF": "s", "MIX": "X", "-": "o"}
 OPTIMIZER_COLOURS = {"-": "#444444", "SGD": "#117733", "AdamW": "#CC3311", "Ranger": "#33668F"}
-TEACHER_WORDS = {"any": "before the teachers differ", "fixed": "fixed", "pet": "progressive"}
+TEACHER_WORDS = {"any": "before the teachers differ"} | {k: t.label for k, t in TEACHERS.items()}
 ENCODINGS = {"integer": "integer", "onehot": "one-hot"}
 DPI, SHOWN = 130, 96  # pixels per inch of a saved figure, and as a notebook shows it
 STYLE = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nat_lib.cells import stale
-from nat_lib.data.catalogue import EMBEDDED
+from nat_lib.data.catalogue import DATASETS
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, hash_of, read_json
 from nat_lib.run import code, params
@@ -232,7 +232,7 @@ def _check_images_lie_there(sizes: Values) -> None:
     wanted += [(name, target) for name in targets_of(sizes)]
     wanted += [(name, "data_dir") for name in sizes["aep_datasets"]]
     for name, key in wanted:
-        if name not in EMBEDDED and not Path(sizes[key]).is_dir():
+        if not DATASETS[name].embedded and not Path(sizes[key]).is_dir():
             raise Refusal(
                 f"{key}: there is no folder {sizes[key]}; put {name} there, or name its place "
                 f"with --{key.replace('_', '-')} DIR"

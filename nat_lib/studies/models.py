@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from nat_lib.backbone_table import BACKBONES
 from nat_lib.curricula import CURRICULA
-from nat_lib.data.catalogue import DATASETS, EMBEDDED
+from nat_lib.data.catalogue import DATASETS
 from nat_lib.distill import TARGETS, TEACHERS
 from nat_lib.errors import Refusal
 from nat_lib.plans import NETWORKS
@@ -121,7 +121,7 @@ class Pruning(Machine):
     @model_validator(mode="after")
     def _data_sets_lie_somewhere(self):
         for name in self.aep_datasets:
-            if name not in EMBEDDED and not self.data_dir:
+            if not DATASETS[name].embedded and not self.data_dir:
                 raise ValueError(
                     f"data_dir: {name} needs the folder its images lie in (--data-dir DIR)"
                 )
@@ -140,7 +140,7 @@ class Common(Machine):
 
     @model_validator(mode="after")
     def _images_lie_somewhere(self):
-        if self.dataset not in EMBEDDED and not self.data_dir:
+        if not DATASETS[self.dataset].embedded and not self.data_dir:
             raise ValueError(
                 f"data_dir: {self.dataset} needs the folder its images lie in (--data-dir DIR)"
             )
@@ -182,7 +182,7 @@ class Target(Common):
         if self.targets is not None and self.target not in self.targets:
             raise ValueError(f"targets: {self.target}, the target, is not among them: add it")
         for name in self.targets or [self.target]:
-            if name not in EMBEDDED and not (self.target_dir or self.data_dir):
+            if not DATASETS[name].embedded and not (self.target_dir or self.data_dir):
                 raise ValueError(
                     f"target_dir: {name} needs the folder its images lie in (--target-dir DIR)"
                 )
@@ -288,6 +288,7 @@ class Warming(Strict):
     """Switches of the warm-up, shared by every study of chapter 6."""
 
     seeds: Seeds
+    curriculum: Literal[*CURRICULA]  # by which the supernets were trained
     exit_weights: Literal["DESC", "ASC"]
     carry_kernel_transforms: bool
     tail_scaling: Literal["once", "twice"]

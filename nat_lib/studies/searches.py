@@ -96,7 +96,9 @@ def warm_up(params, supernet, teacher, seed, data, out):
     if data.n_classes < 2:
         raise Refusal(f"{data.name} has {data.n_classes} class: a classifier needs two or more")
     sources = {
-        w: warmup.trained_cell(out, params["dataset"], space, w, teacher, seed)
+        w: warmup.trained_cell(
+            out, params["dataset"], space, w, teacher, seed, params["curriculum"]
+        )
         for w in space.widths
     }
     values = {
