@@ -1,4 +1,7 @@
-"""The pages of docs/: their Python examples run as they stand, and what they point at exists."""
+"""The pages of docs/: their Python examples run as they stand, and what they point at exists.
+
+Those of extending.md are appended to files and run by test_extending.py.
+"""
 
 import os
 import re
@@ -13,6 +16,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 EXAMPLES = {
     page.stem: "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M))
     for page in PAGES
+    if page.stem != "extending"
 }
 
 
