@@ -209,7 +209,8 @@ def stale(folder: str | Path) -> str:
 
 
 def _first_rank() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    single = os.environ.get("WORLD_SIZE", "1") == "1"
+    return single or os.environ.get("RANK", "0") == "0"
 
 
 def _lock(cell: Cell) -> Path:
