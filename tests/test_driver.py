@@ -433,3 +433,22 @@ time.sleep(600)"""
     assert driver.returncode == 1
     assert "the server of the run is gone: it was killed: out of memory?" in err
     wait_for(lambda: not alive(kernel.pid), 10)
+
+
+@pytest.mark.slow
+def test_a_job_that_runs_elsewhere_needs_no_server(notebooks, tmp_path):
+    """As an executor of Snakemake starts it on another machine."""
+    out = tmp_path / "out"
+    planned = jobs.plan_jobs("smoke", only=["00"], out=out, notebooks=notebooks)
+    engine.prepare(planned, out, {})
+    done = subprocess.run(
+        [sys.executable, "-m", "nat_lib", "job", "00_start_here"],
+        cwd=out,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert jobs.due(planned, out) == {}
+    assert (out / "00_start_here" / "a.csv").exists()
