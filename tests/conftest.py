@@ -29,8 +29,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def make_notebook():
-    """make_notebook(path, {parameter: default}, code, ..., **metadata): the last code but one is
-    tagged `cells`."""
+    """make_notebook(path, {parameter: default}, code, ..., **metadata)."""
 
     def make(path, defaults, *codes, **metadata):
         new = nbformat.v4.new_code_cell
@@ -39,8 +38,6 @@ def make_notebook():
             *map(new, codes),
         ]
         cells[0].metadata["tags"] = ["parameters"]
-        if len(codes) > 1:
-            cells[-2].metadata["tags"] = ["cells"]
         path.parent.mkdir(parents=True, exist_ok=True)
         cells.insert(0, nbformat.v4.new_markdown_cell("Prose."))
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
