@@ -186,6 +186,8 @@ class Lineage:
     def differences(self, study: str, params: dict) -> list[str]:
         """`differences` of a cell and of every cell that it started from, each once."""
         found = differences(study, params)
+        if params.get("profile") != PROFILE:  # that says it; its origins are of no other profile
+            return found
         for name in ANCESTORS:
             for key in _hashes(params.get(name)):
                 found += [line for line in self._of(key) if line not in found]
