@@ -15,7 +15,7 @@ from nat_lib.files import ROOT
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 EXAMPLES = {
     page.stem: "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M))
-    for page in PAGES
+    for page in [*PAGES, ROOT / "README.md"]
     if page.stem != "extending"
 }
 
