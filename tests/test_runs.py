@@ -418,7 +418,12 @@ def speaks_of_encoding(call):
     """Whether a call that reads or writes text names its encoding, or is none."""
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
     owner = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
-    if name not in ("open", "read_text", "write_text") or owner in ("files", "os", "Image", "tarfile"):
+    if name not in ("open", "read_text", "write_text") or owner in (
+        "files",
+        "os",
+        "Image",
+        "tarfile",
+    ):
         return True
     if isinstance(call.func, ast.Name) and name != "open":
         return True  # our own functions, imported from `files`
