@@ -21,10 +21,12 @@ from torch import nn
 from nat_lib import evaluate, files, latency, latency_table
 from nat_lib.arch import Space
 from nat_lib.blocks import active
+from nat_lib.cells import Cell
 from nat_lib.errors import Refusal
 from nat_lib.latency import Latency, measure
 from nat_lib.latency_table import build_table, load_table, save_table
-from nat_lib.supernet import Supernet, with_width
+from nat_lib.studies import scoring
+from nat_lib.supernet import Supernet, Supernets, with_width
 
 NAMES = ("BASE", "SE_P", "EE_D", "EE_DP")
 BUDGET = {"runs": 2, "warmup": 1, "rounds": 2, "networks": 6}
@@ -391,6 +393,20 @@ def test_a_table_of_another_machine_is_refused(tables, tmp_path):
     assert load_table(path, small("BASE"), 5).device == "cpu (another)"  # to look at
     with pytest.raises(Refusal, match=r"measured on cpu \(another\), this is .*delete it"):
         load_table(path, small("BASE"), 5, here)
+
+
+def test_latencies_of_another_machine_are_measured_again(tmp_path):
+    space = small("BASE", widths=(1.0,))
+    cell, X = Cell(tmp_path, "", "", {}), space.encode([space.smallest, space.largest])
+    nets = Supernets(space, 5)
+    first = scoring.latencies(nets, 1, cell)(X)
+    assert np.array_equal(scoring.latencies(nets, 1, cell)(X), first)  # remembered
+    path = tmp_path / "latencies.0.jsonl"
+    here = latency.machine_of(torch.device("cpu"))
+    path.write_text(path.read_text().replace(here, "cpu (another)"))
+    again = scoring.latencies(nets, 1, cell)(X)
+    assert not np.array_equal(again, first)
+    assert np.array_equal(scoring.latencies(nets, 1, cell)(X), again)
 
 
 def test_damaged_files_are_refused(tables, tmp_path):

@@ -100,9 +100,12 @@ def errors(nets, X, version, memory, data, batch_size):
 
 
 def latencies(nets, runs, cell):
-    """X -> (n,) ms: every subnet measured by itself, once, and remembered in the cell."""
-    memory = Memory(cell, "latencies", needs=("ms",))
-    space = nets.space
+    """X -> (n,) ms: every subnet measured by itself, once on this machine, and remembered in the
+    cell."""
+    memory, space = Memory(cell, "latencies", needs=("ms",)), nets.space
+    here = latency.machine_of(next(nets.parameters()).device)
+    # what another machine measured says nothing of this one
+    memory.known = {key: row for key, row in memory.known.items() if row.get("device") == here}
 
     def measured(X):
         archs = space.decode(X)
