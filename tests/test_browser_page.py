@@ -91,6 +91,19 @@ def test_the_page_shows_the_last_archive(page, archive, out):
     assert (out / "notebooks/06_pareto_browser/report.json").exists()
 
 
+def test_the_chosen_subnet_is_told_beside_and_above_the_figure(page):
+    """N8: its numbers are on the screen together with the figure."""
+
+    def place(selector):
+        of = f"document.querySelector('.nat-browser {selector}').getBoundingClientRect().toJSON()"
+        return page.execute_script(f"return {of}")
+
+    line, figure, table = (place(s) for s in (".nat-line", ".js-plotly-plot", ".nat-table"))
+    assert "M MACs" in text(page, ".nat-line")
+    assert line["bottom"] <= figure["top"] and table["left"] >= figure["right"] - 1
+    assert table["top"] < figure["bottom"] and table["bottom"] - line["top"] < 700
+
+
 def test_a_slider_moved_by_the_keyboard_shows_another_iteration(page, archive):
     from selenium.webdriver.common.keys import Keys
 
@@ -119,8 +132,9 @@ def test_what_was_hidden_comes_back_looking_the_same(page, archive):
     from selenium.webdriver.common.keys import Keys
 
     looks = (
-        "return nat.figure()._fullData.filter(t => t.marker && t.visible === true).map(t => [t.name, "
-        "t.marker.symbol, t.marker.size, (t.marker.line || {}).width, t.showlegend, (t.marker.line || {}).color, "
+        "return nat.figure()._fullData.filter(t => t.marker && t.visible === true).map(t => "
+        "[t.name, t.marker.symbol, t.marker.size, (t.marker.line || {}).width, t.showlegend, "
+        "(t.marker.line || {}).color, "
         "typeof t.marker.color === 'string' ? t.marker.color : 'by supernet'])"
     )
     before, handle = page.execute_script(looks), slider(page, "MACs ≤")

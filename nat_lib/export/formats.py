@@ -115,6 +115,7 @@ def session(path: Path) -> Callable[[torch.Tensor], list[np.ndarray]]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors, not notes on constants that it folds
     run = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda x: run.run(None, {IMAGE: x.contiguous().numpy()})
 
