@@ -814,6 +814,7 @@ def test_bad_input_ends_in_one_line(search, aep_cell, out, tmp_path, capsys):
         ("--all-exits", search.folder, "--all-exits"),
         ("not found", aep_cell),
         ("unknown", search.folder, "--set", "no_such_key=1"),
+        ("data_dir", search.folder, "--set", "data_dir=[5]"),
         (
             "not found",
             search.folder,

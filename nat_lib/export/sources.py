@@ -228,9 +228,9 @@ def find_data(
               the cell's name
     changes : {key: value} of these parameters that are other now, such as data_dir
     """
-    from nat_lib.run.params import check_overrides
-
-    check_overrides(changes or {})
+    if changes:  # as a profile would have them: known keys, values of their kinds
+        checked = _parameters(profile or "smoke", cell.study, changes)
+        changes = {key: checked[key] for key in changes if key in checked}
     told = []
     for settings in _settings(cell, profile):
         try:
@@ -244,6 +244,13 @@ def find_data(
     )
 
 
+def _parameters(profile, study, changes=None):
+    """`run.params.load_params`, which stands above this package."""
+    from nat_lib.run.params import load_params
+
+    return load_params(profile, study, changes)
+
+
 def _changed(settings, changes):
     """The parameters with some values replaced, on the CPU."""
     moved = {"target_dir": None} if "data_dir" in changes and "target_dir" in settings else {}
@@ -253,10 +260,8 @@ def _changed(settings, changes):
 def _settings(cell: Cell, profile: str | None) -> Iterator[dict[str, Any]]:
     """The parameters that the cell may have been run with: those of the driver's jobs, then those
     of its profile."""
-    from nat_lib.run.params import load_params
-
     if profile is not None:
-        yield load_params(profile, cell.study)
+        yield _parameters(profile, cell.study)
         return
     key, different = "aep_scenarios" if cell.study == AEP else "target", {}
     for path in sorted(cell.out.glob("jobs/*.params.json")):
@@ -272,7 +277,7 @@ def _settings(cell: Cell, profile: str | None) -> Iterator[dict[str, Any]]:
     yield from different.values()
     with_profile = files.ROOT / "params" / "profiles" / f"{cell.params['profile']}.yaml"
     if with_profile.exists():
-        yield load_params(cell.params["profile"], cell.study)
+        yield _parameters(cell.params["profile"], cell.study)
 
 
 def _loaded(cell, settings):
