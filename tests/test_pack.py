@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,14 @@ def test_an_outputs_folder_without_finished_cells_is_not_packed(tmp_path):
     write_json(tmp_path / "out" / "plan.json", PLAN)
     with pytest.raises(Refusal, match="holds no finished cell"):
         pack.pack(tmp_path / "out", tmp_path / "a.tar.xz")
+
+
+def test_a_place_that_cannot_hold_it_is_one_line(out, tmp_path):
+    pack.pack(out, tmp_path / "a.tar.xz")
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nothing")):
+        with pytest.raises(Refusal, match="choose another folder with --out"):
+            pack.unpack(tmp_path / "a.tar.xz", place)
 
 
 def archive_of(path, *entries):

@@ -87,6 +87,15 @@ def unpack(archive: Path, out: Path) -> str:
 
     A Refusal says in one line what is wrong with a damaged or foreign archive.
     """
+    try:
+        return _unpacked(archive, out)
+    except OSError as error:
+        raise Refusal(
+            f"cannot show {archive} in {out}: {error.strerror}; choose another folder with --out"
+        ) from None
+
+
+def _unpacked(archive: Path, out: Path) -> str:
     identity = sha256_of(archive)
     stamp = out / ".shown.json"
     if out.exists() and any(out.iterdir()):
