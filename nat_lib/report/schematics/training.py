@@ -14,7 +14,7 @@ def draw_phases(space):
     """Extended progressive shrinking of a space: what may be chosen in each phase, newly opened
     values in colour.
 
-    Thesis Figure 5.3 (and 3.2 for the baseline); drawn from `shrink.phases_for` and
+    Thesis Figure 5.3 (and 3.2 for the baseline); drawn from `curricula.phases_for` and
     `choices_after`.
     """
     phases, kinds = curricula.phases_for(space), ("kernel", "level", "exit", "depth", "expand")
