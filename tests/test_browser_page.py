@@ -38,9 +38,11 @@ def page(out, tmp_path_factory):
         run_all(driver)
         driver.execute_script(PAGE)
         wait(
-            lambda: driver.execute_script("return !!(nat.figure() && nat.figure()._fullData)"),
-            60,
-            "the figure",
+            lambda: driver.execute_script(
+                "return !!(nat.figure() && nat.figure()._fullData && nat.trace('chosen'))"
+            ),
+            120,
+            "the figure with all its traces",
         )
         driver.execute_script("document.querySelector('.nat-browser').scrollIntoView()")
         yield driver
