@@ -44,7 +44,8 @@ const look = () => {
   if (Object.keys(marks).length < Object.keys(signs).length) return setTimeout(look, 1);
   requestAnimationFrame(() => requestAnimationFrame(() => {
     const painted = performance.now() - Math.max(...Object.values(marks));
-    done(Object.fromEntries(Object.entries(marks).map(([name, at]) => [name, at - began + painted])));
+    const passed = Object.entries(marks).map(([name, at]) => [name, at - began + painted]);
+    done(Object.fromEntries(passed));
   }));
 };
 element.focus();
@@ -137,7 +138,8 @@ def timed(page, turns):
                 times.setdefault(name, []).append(ms)
             if not found:
                 sys.exit(
-                    f"bench_browser.py: the page did not change within 10 s of a key on the slider {label!r}"
+                    "bench_browser.py: the page did not change within 10 s of a key on the slider "
+                    f"{label!r}"
                 )
     return {name: t[1:] for name, t in times.items()}  # the first one warms up
 

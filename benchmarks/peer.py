@@ -66,7 +66,8 @@ def _name(ours):
     root, _, rest = ours.partition(".")
     if root == "transforms":
         slot, size = rest.split(".")
-        return f"blocks.{int(slot) + 1}.conv.depth_conv.conv.{ {'5': '7to5', '3': '5to3'}[size] }_matrix"
+        step = {"5": "7to5", "3": "5to3"}[size]
+        return f"blocks.{int(slot) + 1}.conv.depth_conv.conv.{step}_matrix"
     layer, _, tensor = rest.rpartition(".")
     if layer in ENDS:
         return f"{ENDS[layer]}.{tensor}"

@@ -14,7 +14,8 @@ from nat_lib.errors import Refusal
 
 
 def stream(rng: np.random.Generator, j: int) -> np.random.Generator:
-    """The generator of the j-th subnet of a step: (seed, purpose, step, j), whatever was drawn before it."""
+    """The generator of the j-th subnet of a step, whatever was drawn before it: (seed, purpose,
+    step, j)."""
     seed = rng.bit_generator.seed_seq.entropy
     return np.random.default_rng((*np.atleast_1d(np.array(seed, object)).tolist(), j))
 

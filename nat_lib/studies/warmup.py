@@ -336,7 +336,7 @@ def reduced_grid(space, recipe):
         expand=ends(space.expands),
         depth=ends(space.depths),
         exit=ends(space.exits),
-        level=tuple(sorted({[*space.branches.values()][0].bit, max(space.levels)})),
+        level=tuple(sorted({next(iter(space.branches.values())).bit, max(space.levels)})),
     )
     members = [
         arch
