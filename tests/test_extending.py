@@ -98,11 +98,13 @@ def test_a_predictor_is_fitted_and_shown(outputs):
 def test_an_objective_and_a_strategy_searched_and_are_shown(outputs):
     [report] = outputs.glob("natv2_phases/stripes/*/report.json")
     params = json.loads(report.read_text())["params"]
-    assert params["objectives"] == ["acc", "depth"]
+    assert params["objectives"] == "acc+depth"
     assert params["strategy"] == "shrink_only"
     assert params["predictor"] == "nearest"
     text = (outputs / "04_natv2_phases.ipynb").read_text(encoding="utf-8")
     assert "smallest first" in text and "depth" in text
+    front = pd.read_csv(outputs / "06_pareto_browser" / "front.csv")
+    assert set(front.strategy) == {"shrink_only"} and front.depth.between(2, 20).all()
 
 
 def test_a_policy_stops_early(kit, outputs):
