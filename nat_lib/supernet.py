@@ -123,6 +123,12 @@ def initialise(network, seed):
             m.bias.zero_()
 
 
+def _copy(tensor):
+    """A tensor of one's own, convolutions with their channels last."""
+    last = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+    return tensor.clone(memory_format=last)
+
+
 class Supernet(nn.Module):
     """All subnets of one space at one width multiplier, sharing the weights of the maximal network.
 
@@ -181,17 +187,23 @@ class Supernet(nn.Module):
             static = Network(
                 self.space, with_width(arch, self.width), self.n_classes, kept, self.dropout
             )
-        state = self.body.state_dict()
-        views = {
-            name: self._view(state[name], like.shape, name, arch)
-            for name, like in static.state_dict().items()
+        shared = {
+            name: tensor.detach()
+            for of in (self.body.named_parameters, self.body.named_buffers)
+            for name, tensor in of()
         }
-        static.load_state_dict(
-            {k: v.clone(memory_format=torch.preserve_format) for k, v in views.items()}, assign=True
-        )
-        for p in static.parameters():
-            p.requires_grad_(True)
-        return static.to(memory_format=torch.channels_last).train(self.training)
+        for prefix, module in static.named_modules():
+            for own in (
+                module._parameters,
+                module._buffers,
+            ):  # as load_state_dict, in half the time
+                for last, like in own.items():
+                    if like is None:
+                        continue
+                    name = f"{prefix}.{last}"
+                    copy = _copy(self._view(shared[name], like.shape, name, arch))
+                    own[last] = nn.Parameter(copy) if own is module._parameters else copy
+        return static.train(self.training)
 
     def _view(self, tensor, shape, name, arch):
         """The part of a shared tensor that has the subnet's shape; smaller kernels are views of
