@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from tiny import PROFILE
+from tiny import GOLDEN, PROFILE, numbers
 
 from nat_lib.files import ROOT
 from nat_lib.results import coverage
@@ -98,6 +98,19 @@ def test_every_notebook_runs_and_leaves_its_report(outputs, path):
     )  # batch notebooks create no widgets
     reports = [json.loads(p.read_text()) for p in (outputs / "notebooks").glob("*/report.json")]
     assert path.stem in {r["name"] for r in reports}
+
+
+def test_the_numbers_of_finished_cells_are_the_golden_ones(outputs):
+    """Equal on one machine; another's rounding may turn an image or two of forty."""
+    golden = pd.read_csv(GOLDEN)
+    ours = numbers(outputs)
+    assert set(zip(golden.cell, golden.key, strict=True)) == set(ours)
+    for cell, key, value in golden.itertuples(index=False):
+        percent = any(word in key for word in ("top1", "top5", "avg", "best", "error", "mean"))
+        close = (
+            pytest.approx(value, abs=5.1) if percent else pytest.approx(value, rel=0.02, abs=0.02)
+        )
+        assert ours[cell, key] == close, (cell, key)
 
 
 def test_the_tables_and_figures_of_chapter_4_are_there(outputs):
