@@ -9,9 +9,10 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 "$ROOT/run_all.sh" --setup
 python=${NAT_PYTHON:-$ROOT/.venv/bin/python}
 cd "$ROOT"
+cores=$(nproc)  # asked before the next line, which it heeds
 export OMP_NUM_THREADS=1
 case ${1-all} in
-  all) tests=(--numprocesses "$(nproc)" --dist loadfile) ;;
+  all) tests=(--numprocesses "$cores" --dist loadfile) ;;
   quick) shift; tests=(-m "not slow" "$@") ;;
   notebooks) tests=(tests/test_notebooks.py ${2:+-k "$2"}) ;;
   *) tests=("$@") ;;
