@@ -13,7 +13,7 @@ cores=$(nproc)  # asked before the next line, which it heeds
 export OMP_NUM_THREADS=1
 case ${1-all} in
   all) tests=(--numprocesses "$cores" --dist loadfile) ;;
-  quick) shift; tests=(-m "not slow" "$@") ;;
+  quick) shift; tests=(--numprocesses "$cores" --dist worksteal -m "not slow" "$@") ;;
   notebooks) tests=(tests/test_notebooks.py ${2:+-k "$2"}) ;;
   *) tests=("$@") ;;
 esac

@@ -14,16 +14,20 @@ for variable in (
 os.environ["MPLBACKEND"] = "Agg"
 
 
-# Fixtures that start ./run_all.sh, and files whose tests all start notebooks or kill runs.
-RUNS = {"outputs", "shown"}
-SLOW_FILES = {"test_resume.py", "test_own_images.py", "test_browser_page.py", "test_nbrun.py"}
+SLOW_FILES = {  # most of their tests train something, start notebooks or kill runs
+    f"test_{name}.py"
+    for name in (
+        "adapt aep backbones browse browser_page cell chapter4 chapter6 data draw driver evaluate "
+        "export extending finetune latency nat nbrun notebooks own_images pack report resume "
+        "shrink studies"
+    ).split()
+}
 
 
 def pytest_collection_modifyitems(items):
     """Mark as slow what takes long for a reason that is known here."""
     for item in items:
-        starts = RUNS & set(item.fixturenames) and item.path.name == "test_notebooks.py"
-        if starts or item.path.name in SLOW_FILES:
+        if item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
 
 
