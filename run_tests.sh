@@ -11,7 +11,8 @@ python=${NAT_PYTHON:-$ROOT/.venv/bin/python}
 cd "$ROOT"
 cores=$(nproc)  # asked before the next line, which it heeds
 export OMP_NUM_THREADS=1
-case ${1-all} in
+mode=${1-all}
+case $mode in
   all) tests=(--numprocesses "$cores" --dist loadfile) ;;
   quick) shift; tests=(--numprocesses "$cores" --dist worksteal -m "not slow" "$@") ;;
   notebooks) tests=(tests/test_notebooks.py ${2:+-k "$2"}) ;;
@@ -19,7 +20,7 @@ case ${1-all} in
 esac
 status=0
 "$python" -m pytest -q "${tests[@]}" || status=$?
-if [[ ${1-all} == all ]]; then
+if [[ $mode == all ]]; then
   "$python" -m ruff check . || status=$?
   "$python" -m ruff format --check . || status=$?
   "$python" -m mypy || status=$?
