@@ -20,8 +20,9 @@ import torch
 
 from nat_lib.arch import Space
 from nat_lib.exits import joint_loss
+from nat_lib.optimizers import sgd
 from nat_lib.supernet import Supernet
-from nat_lib.train import flat_gradients, sgd
+from nat_lib.train import flat_gradients
 
 STEPS = 10
 SPACE = Space("EE_D", (32,), (1.0,), (8, 8, 16, 24, 32, 40))

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 
 from nat_lib.arch import Space
 from nat_lib.distill import soft_ce
+from nat_lib.optimizers import sgd
 from nat_lib.supernet import Supernet, with_width
-from nat_lib.train import flat_gradients, sgd
+from nat_lib.train import flat_gradients
 
 BATCH, LR = 64, 1e-3
 

@@ -1,6 +1,8 @@
 """Curricula: the phases in which a supernet is trained.  A new one is a row of CURRICULA.
 
 Source of "eps": thesis Table 5.2.  Of "sandwich": BigNAS, arXiv:2003.11142.
+"one_stage" is the sandwich for short budgets: one random subnet beside the extremes, and students
+that learn half from the labels (docs/DECISIONS.md, A recipe for short budgets).
 """
 
 from typing import NamedTuple
@@ -25,6 +27,7 @@ class Phase(NamedTuple):
     teacher: str | None = None  # a key of distill.TEACHERS; None: the experiment says
     all_exits: bool = False  # one pass of a sampled backbone trains all exits up to its own
     dropout: float = 0.1
+    mix: tuple[float, float] | None = None  # of labels and teacher; None: the teacher's row says
 
     @property
     def maximal(self) -> bool:
@@ -64,7 +67,9 @@ SANDWICH = (
     ),
 )
 
-CURRICULA = {"eps": EPS, "sandwich": SANDWICH}
+ONE_STAGE = (SANDWICH[0]._replace(name="One", subnets=3, mix=(0.5, 0.5)),)
+
+CURRICULA = {"eps": EPS, "sandwich": SANDWICH, "one_stage": ONE_STAGE}
 PHASES = EPS
 
 
@@ -137,4 +142,5 @@ def steps() -> dict[str, str]:
 
 def closing() -> set[str]:
     """The names of the phases that end their step, whose results the tables show."""
-    return set({step: name for name, step in steps().items()}.values())
+    ends = [{p.step: p.name for p in rows} for rows in CURRICULA.values()]
+    return {name for last in ends for name in last.values()}

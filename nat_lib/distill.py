@@ -66,13 +66,13 @@ class Teach(NamedTuple):
     label  : in tables and figures
     source : (number of the phase, lag) -> number of the earlier phase whose maximal network
              teaches; None: in place, the first subnet of a step teaches the others
-    labels : students learn from the images' labels, too
+    mix    : weights of the images' labels and of the teacher in a student's loss
     sampler, least : of the subnets of a step, where the teacher asks for it
     """
 
     label: str
     source: Callable[[int, int], int] | None
-    labels: bool = True
+    mix: tuple[float, float] = (1.0, 1.0)
     sampler: str | None = None
     least: int = 0
 
@@ -80,7 +80,7 @@ class Teach(NamedTuple):
 TEACHERS = {
     "fixed": Teach("fixed", lambda phase, lag: 0),
     "pet": Teach("progressive", lambda phase, lag: max(0, phase - 1 - lag)),
-    "in_place": Teach("in place", None, labels=False, sampler="sandwich", least=2),
+    "in_place": Teach("in place", None, mix=(0.0, 1.0), sampler="sandwich", least=2),
 }
 
 
@@ -139,7 +139,7 @@ def distilled(
     loss="soft_ce",
     weights=None,
     kd="ensemble",
-    labels=True,
+    mix=(1.0, 1.0),
     all_exits=False,
     smoothing=0.0,
     part=None,
@@ -150,7 +150,8 @@ def distilled(
     subnets : (images, step) -> the archs that the step trains
     teacher : its targets are asked for once per step.  None: in place, the first subnet learns from
               the labels alone, with all its exits (`weights`), and its logits teach the others
-    loss, kd : keys of DISTILL and TARGETS;  labels : students learn from the labels, too
+    loss, kd : keys of DISTILL and TARGETS
+    mix     : weights of the labels and of the teacher in a student's loss
     all_exits : students train all exits up to their own in one pass, by the mean of their losses
     part    : arch -> the module whose gradients its pass filled, where that is not all of the net
     """
@@ -158,13 +159,13 @@ def distilled(
 
     from nat_lib.exits import ensemble, joint_loss
 
-    compare = DISTILL[loss]
+    compare, (hard, soft) = DISTILL[loss], mix
 
     def student(logits, y, wanted):
-        apart = compare(logits, wanted)
-        if not labels:
+        apart = soft * compare(logits, wanted)
+        if not hard:
             return apart
-        return F.cross_entropy(logits, y, label_smoothing=smoothing) + apart
+        return hard * F.cross_entropy(logits, y, label_smoothing=smoothing) + apart
 
     def losses(x, y, step):
         target = teacher.targets(x) if teacher else None

@@ -24,153 +24,6 @@ from nat_lib.precision import autocast
 from nat_lib.precision import scaler as scaler_of
 
 
-class Ranger(torch.optim.RAdam):
-    """RAdam on centred gradients under Lookahead; no weight decay.
-
-    Centring: every gradient of two or more dimensions loses its mean over all but the first (the
-              outputs).
-    Lookahead: after every k-th step slow weights go the share alpha of the way to the weights,
-               which restart there.
-    They are part of state_dict. Source: arXiv:1908.03265, arXiv:2004.01461, arXiv:1907.08610;
-    values: published code.
-    """
-
-    k, alpha = 6, 0.5
-
-    def __init__(self, params, lr=1e-3, betas=(0.95, 0.999), eps=1e-5):
-        super().__init__(params, lr=lr, betas=betas, eps=eps)
-
-    @torch.no_grad()
-    def step(self):
-        trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        for p in trained:
-            if p.ndim > 1:
-                p.grad -= p.grad.mean(tuple(range(1, p.ndim)), keepdim=True)
-        first = {
-            p: p.clone() for p in trained if p not in self.state
-        }  # slow weights start where the first step does
-        super().step()
-        for p in trained:
-            state = self.state[p]
-            if p in first:
-                state["slow"] = first[p]
-            if int(state["step"]) % self.k == 0:
-                p.copy_(state["slow"].lerp_(p, self.alpha))
-
-
-class Schedule(NamedTuple):
-    """Cosine per iteration after a warm-up that comes in addition to the epochs.  Source: thesis
-    5.2.2, Table 5.2."""
-
-    lr: float
-    epochs: int
-    warmup: int = 0
-    warmup_lr: float | None = (
-        None  # None: the warm-up holds lr constant, as one device does in the published code
-    )
-
-    @property
-    def total(self):
-        return self.warmup + self.epochs
-
-    def at(self, step, n_batches):
-        """Learning rate of one optimiser step; step counts from 0 over the whole phase."""
-        t, low = (
-            step - self.warmup * n_batches,
-            self.lr if self.warmup_lr is None else self.warmup_lr,
-        )
-        if t < 0:
-            return low + (self.lr - low) * step / (self.warmup * n_batches)
-        return 0.5 * self.lr * (1 + math.cos(math.pi * t / (self.epochs * n_batches)))
-
-
-class Ramped(NamedTuple):
-    """Cosine per epoch whose first `warmup` epochs are a ramp from 1e-4; both count as `epochs`.
-    Source: NAT.
-
-    stop : end after so many epochs of the curve, to go on later; None: all of it
-    """
-
-    lr: float
-    epochs: int
-    warmup: int = 0
-    stop: int | None = None
-
-    @property
-    def total(self):
-        return self.epochs if self.stop is None else self.stop
-
-    def at(self, step, n_batches):
-        epoch = step // n_batches
-        if epoch < self.warmup:
-            return 1e-4 + epoch * (self.lr - 1e-4) / self.warmup
-        return 0.5 * self.lr * (1 + math.cos(math.pi * epoch / self.epochs))
-
-
-class Annealed(NamedTuple):
-    """Cosine per batch from lr to `minimum` over `period` epochs, of which `epochs` are run.
-    Source: thesis 6.2.5."""
-
-    lr: float
-    epochs: int
-    period: int = 150
-    minimum: float = 1e-8
-
-    @property
-    def total(self):
-        return self.epochs
-
-    def at(self, step, n_batches):
-        turned = math.cos(math.pi * step / (self.period * n_batches))
-        return self.minimum + 0.5 * (self.lr - self.minimum) * (1 + turned)
-
-
-class Constant(NamedTuple):
-    """A learning rate that stays as it is."""
-
-    lr: float
-    epochs: int
-
-    @property
-    def total(self):
-        return self.epochs
-
-    def at(self, step, n_batches):
-        return self.lr
-
-
-def sgd(network, weight_decay, momentum=0.9, nesterov=True, exempt=True):
-    """SGD over all parameters; with exempt, BN affine parameters and every bias do not decay (by
-    type, not by name)."""
-    free = (
-        {
-            id(p)
-            for m in network.modules()
-            for n, p in m.named_parameters(recurse=False)
-            if isinstance(m, nn.BatchNorm2d) or n == "bias"
-        }
-        if exempt
-        else set()
-    )
-    params = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in params if id(p) not in free], "weight_decay": weight_decay},
-        {"params": [p for p in params if id(p) in free], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        [g for g in groups if g["params"]], lr=1.0, momentum=momentum, nesterov=nesterov, fused=True
-    )
-
-
-# row: network -> optimiser of all its parameters; the learning rate comes from the schedule
-OPTIMIZERS = {
-    # decay as in the search (thesis 6.2.4); the published scripts have 5e-4
-    "SGD": partial(sgd, weight_decay=3e-4, nesterov=False, exempt=False),
-    "AdamW": lambda network: torch.optim.AdamW(network.parameters(), fused=True),
-    "Ranger": lambda network: Ranger(network.parameters()),
-}
-
-
 def epochs(data, batch_size, sizes, seed, max_steps=None, workers=0):
     """(function of the epoch: its training batches, how many they are).
 
@@ -236,6 +89,7 @@ def fit(
     every=1,
     patience=None,
     clip_norm=None,
+    clip_value=None,
 ):
     """Train, validate, keep the best epoch's weights; returns (history, best state_dict).
 
@@ -254,6 +108,7 @@ def fit(
                            improves it)
     clip_norm           -> after each forward the gradient that has gathered in the part that it
                            names (the network, if none) is clipped to this norm
+    clip_value          -> before its step every entry of the gradient is clipped to +- this value
     """
     rank, world = ranks()
     scaler = scaler_of(next(network.parameters()).device.type, precision)
@@ -265,7 +120,7 @@ def fit(
         shown = machine.progress(batches(epoch), title, n_batches)
         rate = partial(schedule.at, n_batches=n_batches)
         network.train()
-        step = Step(network, losses, optimizer, scaler, flat, precision, clip_norm)
+        step = Step(network, losses, optimizer, scaler, flat, precision, clip_norm, clip_value)
         train_loss, train_top1 = _one_epoch(step, shown, epoch * n_batches, rate)
         average_buffers(network)
         if not math.isfinite(train_loss):
@@ -316,6 +171,7 @@ class Step(NamedTuple):
     flat: torch.Tensor  # all gradients
     precision: str
     clip_norm: float | None
+    clip_value: float | None
 
     def __call__(self, x, y, step, lr, sums):
         """Train on one batch; adds loss and top-1 of every forward to `sums`, returns their
@@ -334,6 +190,9 @@ class Step(NamedTuple):
                 clip(part[0] if part else self.network, self.clip_norm * self._scale())
         if world > 1:
             dist.all_reduce(self.flat)
+        if self.clip_value:
+            limit = self.clip_value * self._scale()
+            self.flat.clamp_(-limit, limit)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return forwards

@@ -12,9 +12,10 @@ from nat_lib.arch import Space
 from nat_lib.cells import open_cell
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import evaluate
+from nat_lib.schedules import Annealed, Ramped
 from nat_lib.studies import searches, warmup
 from nat_lib.supernet import with_width
-from nat_lib.train import Annealed, Ramped, clip
+from nat_lib.train import clip
 
 
 @pytest.fixture(scope="module")

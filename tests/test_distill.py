@@ -132,7 +132,7 @@ def test_in_place_the_largest_teaches_all_exits_of_the_others(name):
     weights = DESC5 if space.early_exits else (1.0,)
     subnets = subnets_of(space)
     losses = distill.distilled(
-        net, subnets, weights=weights, labels=False, all_exits=True, smoothing=0.1
+        net, subnets, weights=weights, mix=(0.0, 1.0), all_exits=True, smoothing=0.1
     )
     for loss, _, part in losses(x, y, 3):
         assert part is net
@@ -165,7 +165,7 @@ def test_one_pass_trains_all_exits_of_a_backbone(monkeypatch):
     )
     arch = space.largest
     losses = distill.distilled(
-        net, lambda x, step: [arch, arch], weights=DESC5, labels=False, all_exits=True
+        net, lambda x, step: [arch, arch], weights=DESC5, mix=(0.0, 1.0), all_exits=True
     )
     assert len(list(losses(x, y, 0))) == 2 and passes == [(1, 2, 3, 4, 5)] * 2
 

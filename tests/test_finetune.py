@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nat_lib import exits, files, train
+from nat_lib import exits, files, optimizers
 from nat_lib.arch import Space
 from nat_lib.cells import open_cell
 from nat_lib.cost import count
@@ -422,7 +422,7 @@ def test_ranger_is_radam_with_lookahead_on_centred_gradients():
     network, _, _, descend = problem()
     other, x, y, _ = problem()
     lr, b1, b2, eps, n = 0.02, 0.95, 0.999, 1e-5, 20
-    optimizer = train.Ranger(network.parameters(), lr=lr)
+    optimizer = optimizers.Ranger(network.parameters(), lr=lr)
     moments = [
         (torch.zeros_like(p), torch.zeros_like(p), p.detach().clone()) for p in other.parameters()
     ]
@@ -453,15 +453,18 @@ def test_ranger_is_radam_with_lookahead_on_centred_gradients():
 @pytest.mark.parametrize("stop", [3, 6, 8])
 def test_ranger_resumes_exactly(tmp_path, stop):
     straight, _, _, descend = problem()
-    descend(train.Ranger(straight.parameters(), lr=0.02), 14)
+    descend(optimizers.Ranger(straight.parameters(), lr=0.02), 14)
     first, _, _, descend = problem()
-    optimizer = train.Ranger(first.parameters(), lr=0.02)
+    optimizer = optimizers.Ranger(first.parameters(), lr=0.02)
     descend(optimizer, stop)
     files.save_state(
         tmp_path / "state.pt", {"network": first.state_dict(), "optimizer": optimizer.state_dict()}
     )
     second, _, _, descend = problem()
-    optimizer, state = train.Ranger(second.parameters()), files.load_state(tmp_path / "state.pt")
+    optimizer, state = (
+        optimizers.Ranger(second.parameters()),
+        files.load_state(tmp_path / "state.pt"),
+    )
     second.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     descend(optimizer, 14 - stop)

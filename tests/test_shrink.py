@@ -21,7 +21,7 @@ from nat_lib.plans import NETWORKS
 from nat_lib.results import chapter5
 from nat_lib.results.printed import printed
 from nat_lib.run.params import load_params, load_profile
-from nat_lib.studies import eps, grids, warmup
+from nat_lib.studies import eps, eps_told, grids, warmup
 from nat_lib.studies.models import Profile
 from nat_lib.supernet import Supernet
 
@@ -318,7 +318,7 @@ def test_a_gpu_that_is_not_there_is_refused(params):
 
 
 def test_the_summary_names_every_best_subnet(trained, data, params):
-    best = eps.best_subnets(params, data, trained[0])
+    best = eps_told.best_subnets(params, data, trained[0])
     assert list(best.teacher) == ["fixed", "pet"] and (best.params > 0).all()
 
 

@@ -16,7 +16,9 @@ from nat_lib import precision
 from nat_lib.cells import open_cell
 from nat_lib.distributed import average_buffers, first_rank_first, gathered
 from nat_lib.errors import Refusal
-from nat_lib.train import OPTIMIZERS, Schedule, epochs, fit, flat_gradients, sgd
+from nat_lib.optimizers import OPTIMIZERS, sgd
+from nat_lib.schedules import Schedule
+from nat_lib.train import epochs, fit, flat_gradients
 
 ENDLESS = 10**6
 

@@ -49,7 +49,7 @@ def eps_phases(out, dataset=None) -> pd.DataFrame:
     output folder without such cells gives an empty frame.
     """
     steps = curricula.steps()
-    ends = {step: phase for phase, step in steps.items()}  # the last phase of every step
+    closing = curricula.closing()
     rows = picked(
         load(out, "ofav2_eps", dataset),
         {
@@ -67,7 +67,7 @@ def eps_phases(out, dataset=None) -> pd.DataFrame:
     return rows.assign(
         wm=[str(float(width)) for width in rows.wm],
         step=[steps.get(phase, phase) for phase in rows.phase],
-        last=[ends.get(steps.get(phase, phase), phase) == phase for phase in rows.phase],
+        last=[phase in closing or phase not in steps for phase in rows.phase],
         exit_top1=[top1 if isinstance(top1, list) else [] for top1 in rows.exit_top1],
     )[PHASE_COLUMNS]
 

@@ -8,7 +8,6 @@ KS).
 Source: OFAv2, arXiv:2302.01888; thesis 5.1.2 to 5.3, Table 5.2.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -22,20 +21,21 @@ from nat_lib.distributed import first_rank_first, ranks
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import prepare, score_exits
 from nat_lib.exits import joint, supernet_weights
+from nat_lib.optimizers import sgd
+from nat_lib.recipes import MOMENTUM, RECIPES, Recipe
 from nat_lib.samplers import SAMPLERS
+from nat_lib.schedules import schedule_of
 from nat_lib.studies.grids import KINDS, mean_score, subset, test_rows
 from nat_lib.studies.inputs import identity, load_data  # noqa: F401  (chapter 5 loads by it)
 from nat_lib.supernet import Supernet, with_width
-from nat_lib.train import Schedule, compiled, epochs, fit, sgd
+from nat_lib.train import compiled, epochs, fit
 
 STUDY = "ofav2_eps"
-# thesis 5.2.2; label smoothing as in Once-for-All
-SMOOTHING, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 3e-5
 # of the profile and the experiment, what the numbers of a phase depend on
 RECIPE = (
     *("batch_size", "eval_batch_size", "max_steps_per_epoch", "train_resolutions"),
     *("eval_resolutions", "training_sizes", "val_subnets", "grid_subnets"),
-    *("exit_weights", "kd", "stale_exits", "precision"),
+    *("exit_weights", "kd", "stale_exits", "precision", "recipe"),
 )
 
 
@@ -51,14 +51,17 @@ def recipe_for(phase, params, teacher=None):
     share = params["epoch_fraction"]
     least = params["min_full_epochs" if phase.opens in (None, "all") else "min_epochs"]
     lr = phase.lr if params["learning_rates"] == "thesis" else phase.code_lr
+    optimised = RECIPES[params["recipe"]]
     row = TEACHERS["fixed" if phase.maximal or teacher is None else teacher]
     return {
-        "lr": lr * params["lr_factor"],
+        "lr": optimised.lr(lr, params["batch_size"]) * params["lr_factor"],
         "epochs": max(least, round(phase.epochs * share)),
         "warmup": round(phase.warmup * share),
         "subnets": max(phase.subnets, row.least),
         "sampler": phase.sampler if phase.teacher else row.sampler or phase.sampler,
         "loss": phase.loss,
+        "mix": phase.mix or row.mix,
+        "optimised": optimised._asdict(),
         **{k: params[k] for k in RECIPE},
     }
 
@@ -76,18 +79,6 @@ def batches_of(recipe, data, seed=0, workers=0):
     return epochs(data, recipe["batch_size"], sizes, seed, steps, workers)
 
 
-def configured(params, data, curriculum="eps"):
-    """Table 5.2 as this profile makes it: one row per phase with its learning rate, epochs and
-    optimiser steps."""
-    rows = []
-    for phase in CURRICULA[curriculum]:
-        r = recipe_for(phase, params, phase.teacher)
-        steps = (r["epochs"] + r["warmup"]) * batches_of(r, data)[1]
-        row = {"phase": phase.name, "lr": r["lr"], "recipe_epochs": r["epochs"]}
-        rows.append(row | {k: r[k] for k in ("warmup", "batch_size")} | {"steps": steps})
-    return pd.DataFrame(rows)
-
-
 class Link(NamedTuple):
     """A phase of one supernet as a cell, with the links it starts from and takes its teacher from
     (None: random weights; no teacher, or one in place)."""
@@ -103,6 +94,10 @@ class Link(NamedTuple):
     @property
     def recipe(self):
         return self.cell.params["recipe"]
+
+    @property
+    def optimised(self) -> Recipe:
+        return RECIPES[self.recipe["recipe"]]
 
     @property
     def votes(self):
@@ -251,7 +246,7 @@ def maximal_losses(net, link):
     body = compiled(net.body, link.cell.params["compile"])
     # the compiled body and the views of the supernet compute the same
     forward = body if body is not net.body else lambda x: net(x, largest, exits="all")
-    return joint(forward, link.votes, label_smoothing=SMOOTHING)
+    return joint(forward, link.votes, label_smoothing=link.optimised.smoothing)
 
 
 def elastic_losses(net, link, teacher):
@@ -273,9 +268,9 @@ def elastic_losses(net, link, teacher):
         loss=recipe["loss"],
         weights=link.votes,
         kd=recipe["kd"],
-        labels=TEACHERS[link.kind].labels,
+        mix=recipe["mix"],
         all_exits=link.phase.all_exits,
-        smoothing=SMOOTHING,
+        smoothing=link.optimised.smoothing,
     )
 
 
@@ -311,12 +306,13 @@ def _train_and_report(link, data, workers):
         losses,
         batches,
         lambda _: mean_score(net, members, data, size, link.joint_votes),
-        Schedule(recipe["lr"], recipe["epochs"], recipe["warmup"]),
-        sgd(trained, WEIGHT_DECAY, MOMENTUM),
+        schedule_of(link.optimised, recipe["lr"], recipe["epochs"], recipe["warmup"]),
+        sgd(trained, link.optimised.decay, MOMENTUM),
         n_batches,
         link.cell,
         recipe["precision"],
         link.cell.name,
+        clip_value=link.optimised.clip,
     )
     trained.load_state_dict(best)
     grid, full = report_grid(net, link, data)
@@ -369,31 +365,3 @@ def report_grid(net, link, data):
     choices = choices_after(link.space, link.phase)
     whole = link.space.grid(choices, recipe["eval_resolutions"], link.width)
     return grid, len(whole)
-
-
-# -------------------------------------------------------------------------------- what the runs say
-
-
-def best_subnets(params, data, out):
-    """The best reported subnet of every supernet at the end of its training, with its choices and
-    exact cost."""
-    rows = []
-    for supernet, width, teacher, seed in selected(params):
-        last = phases_for(Space(supernet), params["curriculum"])[-1]
-        folder = Path(out) / STUDY / data.name / f"{supernet}_w{width}_s{seed}"
-        grid = pd.read_csv(folder / f"{teacher}-{last.name}" / "grid.csv")
-        top = grid.loc[grid.top1.idxmax()]
-        named = {"supernet": supernet, "width": width, "teacher": teacher, "seed": seed}
-        rows.append(named | top.drop("loss").to_dict() | {"resolution": int(top.resolution)})
-    whole = [*KINDS, "params", "macs", "macs_tp"]
-    return pd.DataFrame(rows).astype(dict.fromkeys(whole, int))
-
-
-def summary(results):
-    """{"EE_D_w1.0_pet/EW_best": top-1, ...}: mean over seeds of every reported cell, for the
-    notebook's report."""
-    last = results[results["last"].astype(bool)]
-    keys = ["supernet", "wm", "teacher", "step", "stat"]
-    return {
-        f"{n}_w{w}_{t}/{s}_{k}": v for (n, w, t, s, k), v in last.groupby(keys).top1.mean().items()
-    }

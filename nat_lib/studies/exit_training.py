@@ -15,7 +15,8 @@ from nat_lib import files
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import correct, score_exits
 from nat_lib.exits import ensemble, exit_losses, stacked
-from nat_lib.train import Constant, compiled, epochs, fit
+from nat_lib.schedules import Constant
+from nat_lib.train import compiled, epochs, fit
 
 
 def class_weights(data):

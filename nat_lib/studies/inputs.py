@@ -1,10 +1,13 @@
 """The images of a study: loaded on the device of its parameters, told from others by a hash."""
 
+from dataclasses import replace
+
 import torch
 
 from nat_lib import data, files, precision
 from nat_lib.data.shown import shown
 from nat_lib.errors import Refusal
+from nat_lib.recipes import RECIPES
 
 
 def load(params, name, **options):
@@ -32,7 +35,15 @@ def load_data(params):
         return elsewhere
     keys = ("train_images", "val_images", "test_images", "calibration_images")
     options = {k: params[k] for k in keys}
-    return load(params, params["dataset"], smallest=min(params["train_resolutions"]), **options)
+    found = load(params, params["dataset"], smallest=min(params["train_resolutions"]), **options)
+    return augmented(found, RECIPES[params["recipe"]])
+
+
+def augmented(found, recipe):
+    """The data set with the augmentation of a recipe."""
+    if recipe.crop is None:
+        return found
+    return replace(found, spec=found.spec._replace(scale=recipe.crop, extra=None), memo={})
 
 
 def identity(data):

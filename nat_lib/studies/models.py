@@ -15,6 +15,7 @@ from nat_lib.distill import TARGETS, TEACHERS
 from nat_lib.errors import Refusal
 from nat_lib.plans import NETWORKS
 from nat_lib.precision import PRECISIONS
+from nat_lib.recipes import RECIPES
 from nat_lib.search import objectives
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.predictors import PREDICTORS
@@ -136,6 +137,7 @@ class Common(Machine):
     train_resolutions: Sides
     eval_resolutions: Sides
     calibration_images: Count | None
+    recipe: Literal[*RECIPES]  # how networks are optimised, and their images augmented
     supernets: dict[Width, Names]
 
     @model_validator(mode="after")

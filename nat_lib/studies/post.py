@@ -19,10 +19,12 @@ from nat_lib.errors import Refusal
 from nat_lib.evaluate import recalibrate, score
 from nat_lib.exits import MODES, exit_weights, joint
 from nat_lib.genotypes import from_text
+from nat_lib.optimizers import OPTIMIZERS
+from nat_lib.schedules import Annealed
 from nat_lib.search import objectives
 from nat_lib.studies import inputs, searches
 from nat_lib.supernet import Supernets
-from nat_lib.train import OPTIMIZERS, Annealed, epochs, fit
+from nat_lib.train import epochs, fit
 
 POST = "post_processing"
 METHODS, FINALS = ("std", "ens"), ("train+val", "train")

@@ -19,11 +19,13 @@ from nat_lib.distill import Teacher, distilled
 from nat_lib.distributed import first_rank_first
 from nat_lib.errors import Refusal
 from nat_lib.exits import joint, supernet_weights
+from nat_lib.optimizers import sgd
 from nat_lib.samplers import stream
+from nat_lib.schedules import Ramped
 from nat_lib.studies import grids
 from nat_lib.studies.eps import STUDY as SHRINKING
 from nat_lib.supernet import Supernet, Supernets, with_width
-from nat_lib.train import Ramped, epochs, fit, sgd
+from nat_lib.train import epochs, fit
 
 STUDY = "natv2_warmup"
 LR_WARMUP, LR_ADAPTATION = 7.5e-3, 2.5e-3  # thesis 6.2.5
