@@ -21,7 +21,7 @@ from nat_lib.plans import NETWORKS
 from nat_lib.results import chapter5
 from nat_lib.results.printed import printed
 from nat_lib.run.params import load_params, load_profile
-from nat_lib.studies import eps, eps_told, grids, warmup
+from nat_lib.studies import eps, eps_told, grids, searches, warmup
 from nat_lib.studies.models import Profile
 from nat_lib.supernet import Supernet
 
@@ -370,6 +370,26 @@ def test_the_sandwich_is_one_phase_that_a_search_can_start_from(data, params, tm
     found = warmup.trained_cell(tmp_path, "digits", space, 1.0, "pet", 0, "sandwich")
     net = warmup.trained_supernet(found, space)
     assert len(net(torch.zeros(2, 3, 16, 16), space.largest, exits="all")) == 5
+
+
+def test_a_search_of_the_own_data_set_starts_from_the_supernet_as_trained(data, params, tmp_path):
+    params = params | {"curriculum": "one_stage", "grid_subnets": 1, "min_full_epochs": 1}
+    eps.run(params, "EE_B", 1.0, "in_place", 0, data, tmp_path)
+    nat = load_params("smoke", "natv2_phases", {"warm_up": "none"}) | {
+        **{key: params[key] for key in ("base_channels", "train_resolutions", "curriculum")},
+        "supernets": {"1.0": ["EE_B"]},
+        "dataset": "digits",
+    }
+    space, sources, warm = searches.warm_up(nat, "EE_B", "pet", 0, data, tmp_path)
+    trained = warmup.trained_supernet(sources[1.0], space)
+    started = warmup.warmed_up(space, warm).of(1.0)
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(tensor, started.state_dict()[name])
+    teacher = warmup.make_teacher(space, warm, "DESC", "cpu").network
+    assert torch.equal(teacher.stem.conv.weight, trained.body.stem.conv.weight)
+    fewer = replace(data, rows=data.rows | {"train": data.rows["train"][:-1]}, memo={})
+    with pytest.raises(Refusal, match="use warm_up=transfer"):
+        searches.warm_up(nat, "EE_B", "pet", 0, fewer, tmp_path)
 
 
 def test_a_phase_can_be_taught_in_place(data, params, tmp_path):

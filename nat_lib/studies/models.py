@@ -292,6 +292,7 @@ class Warming(Strict):
     seeds: Seeds
     curriculum: Literal[*CURRICULA]  # by which the supernets were trained
     exit_weights: Literal["DESC", "ASC"]
+    warm_up: Literal["transfer", "none"]  # to the target; none: it is what they were trained on
     carry_kernel_transforms: bool
     tail_scaling: Literal["once", "twice"]
     search_resolutions: Sides | None

@@ -80,6 +80,7 @@ RECIPE = (
     "exit_weights",
     "carry_kernel_transforms",
     "precision",
+    "warm_up",
 )
 
 
@@ -143,14 +144,16 @@ def warm_up(space, sources, teacher, seed, data, values, out, workers=0):
     """Move the supernets of `sources` to `data`; returns the cells of `warm_up_cells`, all
     finished.  Thesis 6.1.2.
 
-    values : {"recipe": `recipe`, "data": `inputs.identity`, "profile": name}
+    values : {"recipe": `recipe`, "data": `inputs.identity`, "profile": name}; where the recipe's
+             warm_up is "none" nothing is trained: the search goes on with the supernets as they are
     """
     warm = warm_up_cells(space, sources, teacher, seed, data, values, out)
+    maximal, whole = WARM_UPS[values["recipe"]["warm_up"]]
     for width in space.widths:
         start, cell = sources[width], warm[width]
-        work = partial(_maximal, space, start, cell, seed, data, workers)
+        work = partial(maximal, space, start, cell, seed, data, workers)
         cells.compute(cell, work, {"source": start.path("best.safetensors")})
-    work = partial(_supernets, space, sources, warm, seed, data, workers)
+    work = partial(whole, space, sources, warm, seed, data, workers)
     reads = {f"w{w}": warm[w].path("best.safetensors") for w in space.widths}
     cells.compute(warm["supernets"], work, reads)
     return warm
@@ -187,6 +190,30 @@ def _maximal(space, source, cell, seed, data, workers):
         precision=recipe["precision"],
     )
     return {"val_top1": history.val_top1.max(), "epochs": len(history)}
+
+
+def _same_maximal(space, source, cell, seed, data, workers):
+    """Leave the maximal network of a supernet that was trained on this very data set."""
+    trained_on = source.params["dataset"], source.params["data"]
+    if trained_on != (data.name, files.plain(cell.params["data"])):
+        raise Refusal(
+            "warm_up=none searches a supernet on the images it was trained on, and "
+            f"{source.folder} was trained on others ({trained_on[0]}): use warm_up=transfer, or "
+            "make target, its images and its folder those of the supernet"
+        )
+    net = trained_supernet(source, space)
+    network = net.extract(with_width(space.largest, net.width), exits="all")
+    files.save_weights(cell.path("best.safetensors"), network.state_dict())
+    return {"epochs": 0}
+
+
+def _same_supernets(space, sources, cells, seed, data, workers):
+    """Leave the supernets as they were trained."""
+    nets = Supernets(space, data.n_classes, seed)
+    for width in space.widths:
+        nets.of(width).load_state_dict(trained_supernet(sources[width], space).state_dict())
+    files.save_weights(cells["supernets"].path("best.safetensors"), nets.state_dict())
+    return {"epochs": 0}
 
 
 def new_classifiers(net, n_classes, seed):
@@ -255,6 +282,10 @@ def _supernets(space, sources, cells, seed, data, workers):
         every=REPORT_EVERY,
     )
     return {"val_top1": history.val_top1.max(), "epochs": len(history)}
+
+
+# what makes the maximal networks and the supernets that a search starts from
+WARM_UPS = {"transfer": (_maximal, _supernets), "none": (_same_maximal, _same_supernets)}
 
 
 def warmed_up(space, cells):
