@@ -101,7 +101,7 @@ def test_every_notebook_runs_and_leaves_its_report(outputs, path):
 
 
 def test_the_numbers_of_finished_cells_are_the_golden_ones(outputs):
-    """Equal on one machine; another's rounding may turn an image or two of forty."""
+    """Counts are equal everywhere; another machine's rounding may turn an image or two of forty."""
     golden = pd.read_csv(GOLDEN)
     ours = numbers(outputs)
     assert set(zip(golden.cell, golden.key, strict=True)) == set(ours)
