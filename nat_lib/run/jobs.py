@@ -111,8 +111,8 @@ def plan_jobs(
     """All jobs of a run, each after those it needs; parts of a study longest first."""
     params.check_overrides(overrides or {})
     sizes = params.load_profile(profile, overrides)
-    chosen = notebooks_in(notebooks, only)
-    switches = {study: params.load_experiment(study, overrides) for _, study in chosen}
+    chosen = notebooks_in(notebooks, only or sizes["notebooks"])
+    switches = {study: params.load_experiment(study, overrides, sizes) for _, study in chosen}
     params.check_together(sizes, switches)
     _check_images_lie_there(sizes)
     place = outputs_folder(sizes, out)

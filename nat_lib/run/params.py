@@ -160,20 +160,38 @@ def load_profile(profile: str | Path, overrides: Values | None = None) -> Values
     """All keys of a profile; `overrides` win, and those it has no key for are left alone."""
     path = profile_path(profile)
     chosen = _known(overrides, Profile)
-    values = _validated(Profile, read_yaml(path) | chosen, as_shown(path), chosen)
+    values = _validated(Profile, settled(read_yaml(path) | chosen), as_shown(path), chosen)
+    check_overrides(values["switches"], f"{as_shown(path)}, switches: ")
     for key in ("data_dir", "target_dir"):
         if values[key]:
             values[key] = str(ROOT / Path(values[key]).expanduser())
     return values
 
 
-def load_experiment(study: str, overrides: Values | None = None) -> Values:
-    """All switches of a study; `overrides` win, and those it has no key for are left alone."""
+def load_experiment(
+    study: str, overrides: Values | None = None, profile: Values | None = None
+) -> Values:
+    """All switches of a study; the `switches` of a profile win, then `overrides`; those it has no
+    key for are left alone."""
     if study not in STUDIES:
         raise Refusal(f"experiment: {study!r} is not one of {', '.join(STUDIES)}")
     model, path = STUDIES[study].switches, PARAMS / "experiments" / f"{study}.yaml"
     chosen = _known(overrides, model)
-    return _validated(model, read_yaml(path) | chosen, as_shown(path), chosen)
+    of_profile = _known(profile and profile["switches"], model)
+    return _validated(model, read_yaml(path) | of_profile | chosen, as_shown(path), chosen)
+
+
+def settled(values: Values) -> Values:
+    """The values of a profile, resolutions that are `auto` chosen from the images at hand."""
+    asked = [key for key in ("train_resolutions", "eval_resolutions") if values.get(key) == "auto"]
+    if not asked:
+        return values
+    from nat_lib.data.sides import training_sides
+
+    folder = values.get("data_dir")
+    if not folder:
+        raise Refusal(f"{asked[0]}: auto asks the images, and data_dir names none: give --data-dir")
+    return values | dict.fromkeys(asked, training_sides(ROOT / Path(str(folder)).expanduser()))
 
 
 def _known(overrides: Values | None, model: Any) -> Values:
@@ -200,7 +218,8 @@ def load_params(profile: str | Path, study: str, overrides: Values | None = None
     overrides : win; each must be a key of some file
     """
     check_overrides(overrides or {})
-    return load_profile(profile, overrides) | load_experiment(study, overrides)
+    sizes = load_profile(profile, overrides)
+    return sizes | load_experiment(study, overrides, sizes)
 
 
 def sizes_of(study: str, profile: Values) -> Values:
@@ -227,14 +246,14 @@ def given(study: str, namespace: Mapping[str, Any]) -> Values:
     )
 
 
-def check_overrides(overrides: Iterable[str]) -> None:
+def check_overrides(overrides: Iterable[str], where: str = "--set ") -> None:
     """Each must be a key of some file in params/; otherwise a Refusal names the closest."""
     known = dict.fromkeys(Profile.model_fields)
     for row in STUDIES.values():
         known |= dict.fromkeys(row.switches.model_fields)
     unknown = [key for key in overrides if key not in known]
     if unknown:
-        lines = [f"--set {key}: unknown key; {_meant(key, known)}" for key in unknown]
+        lines = [f"{where}{key}: unknown key; {_meant(key, known)}" for key in unknown]
         raise Refusal("\n".join(lines))
 
 

@@ -4,7 +4,7 @@ A profile says how much (images, epochs, subnets): the sum of all `sizes` models
 experiment says what (teachers, seeds, switches). Importing this takes milliseconds and no torch.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -245,6 +245,9 @@ class Posting(Target):
 
 class Profile(Pruning, Shrinking, Comparing, Searching, Posting):
     """How much of everything."""
+
+    notebooks: list[Annotated[str, Field(pattern=r"^\d{2}$")]] | None = None  # None: all of them
+    switches: dict[str, Any] = Field(default_factory=dict)  # what it does otherwise: {key: value}
 
 
 class StartHere(Strict):
