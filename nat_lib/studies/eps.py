@@ -26,7 +26,7 @@ from nat_lib.recipes import MOMENTUM, RECIPES, Recipe
 from nat_lib.samplers import SAMPLERS
 from nat_lib.schedules import schedule_of
 from nat_lib.studies.grids import KINDS, mean_score, subset, test_rows
-from nat_lib.studies.inputs import identity, load_data  # noqa: F401  (chapter 5 loads by it)
+from nat_lib.studies.inputs import identity, load_data, space_of  # noqa: F401  (chapter 5 loads by it)
 from nat_lib.supernet import Supernet, with_width
 from nat_lib.train import compiled, epochs, fit
 
@@ -118,13 +118,7 @@ def chain(params, supernet, width, teacher, seed, data, out):
               before; with pet_lag = 1 of the one before that, as in the published code) | any row
               of TEACHERS.  Phases that come out equal for all of them are "any".
     """
-    space = Space(
-        supernet,
-        resolutions=tuple(params["train_resolutions"]),
-        widths=(1.0, 1.2),
-        base_channels=tuple(params["base_channels"]),
-        tail_scaling=params["tail_scaling"],
-    )
+    space = space_of(params, supernet, params["train_resolutions"], (1.0, 1.2))
     links = []
     for i, phase in enumerate(phases_for(space, params["curriculum"])):
         kind = phase.teacher or teacher

@@ -5,8 +5,10 @@ from dataclasses import replace
 import torch
 
 from nat_lib import data, files, precision
+from nat_lib.arch import Space
 from nat_lib.data.shown import shown
 from nat_lib.errors import Refusal
+from nat_lib.plans import named
 from nat_lib.recipes import RECIPES
 
 
@@ -44,6 +46,19 @@ def augmented(found, recipe):
     if recipe.crop is None:
         return found
     return replace(found, spec=found.spec._replace(scale=recipe.crop, extra=None), memo={})
+
+
+def space_of(params, supernet, resolutions, widths):
+    """The space of one supernet, as the parameters name its plan and channels."""
+    channels = params["base_channels"]
+    return Space(
+        supernet,
+        tuple(resolutions),
+        tuple(widths),
+        channels and tuple(channels),
+        params["tail_scaling"],
+        named(params["plan"]),
+    )
 
 
 def identity(data):

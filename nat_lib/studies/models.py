@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from nat_lib import plans
 from nat_lib.backbone_table import BACKBONES
 from nat_lib.curricula import CURRICULA
 from nat_lib.data.catalogue import DATASETS
@@ -80,6 +81,14 @@ def _width(value):
     return value
 
 
+def _plan(text):
+    try:
+        plans.named(text)
+    except Refusal as refusal:
+        raise ValueError(f"is no plan: {refusal}") from None
+    return text
+
+
 class Strict(BaseModel):
     """Every key is required, no other key exists, and text is not a number."""
 
@@ -133,7 +142,9 @@ class Common(Machine):
     """How much, in every study of chapters 5 and 6. None (null) means all of it."""
 
     dataset: Literal[*DATASETS]  # on which supernets are trained
-    base_channels: Annotated[list[Channels], Field(min_length=2, max_length=6)]
+    plan: Annotated[str, AfterValidator(_plan)]  # of the networks; or the path of a YAML file
+    # None: the plan's
+    base_channels: Annotated[list[Channels], Field(min_length=2, max_length=8)] | None
     train_resolutions: Sides
     eval_resolutions: Sides
     calibration_images: Count | None

@@ -68,10 +68,8 @@ def space_of(params, supernet):
         raise Refusal(
             f"{supernet} is trained at no width: list it under `supernets` in the profile"
         )
-    resolutions = tuple(params["search_resolutions"] or params["train_resolutions"])
-    return Space(
-        supernet, resolutions, widths, tuple(params["base_channels"]), params["tail_scaling"]
-    )
+    resolutions = params["search_resolutions"] or params["train_resolutions"]
+    return inputs.space_of(params, supernet, resolutions, widths)
 
 
 def load_target(params):

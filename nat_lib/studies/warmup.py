@@ -53,8 +53,8 @@ def trained_cell(out, dataset, space, width, teacher, seed, curriculum="eps"):
 def trained_supernet(cell, space):
     """The supernet of a finished last phase, which must be one of `space`."""
     params = cell.params
-    theirs = {k: params["space"][k] for k in ("name", "base_channels", "tail_scaling")}
-    ours = {k: v for k, v in files.plain(space).items() if k in theirs}
+    parts = ("name", "base_channels", "tail_scaling", "plan")
+    theirs, ours = ({k: s[k] for k in parts if k in s} for s in (params["space"], space.to_dict()))
     if theirs != ours:
         raise Refusal(
             f"{cell.folder} holds a supernet of another space ({theirs} instead of {ours}): train "
