@@ -7,6 +7,7 @@ import sys
 import torch
 
 from nat_lib.arch import Arch
+from nat_lib.starts import ofa_name
 
 try:
     from ofa.imagenet_classification.elastic_nn.networks import OFAMobileNetV3
@@ -20,28 +21,6 @@ except ImportError as error:
     sys.exit(0)
 
 CLASSES, SIDE = 200, 64
-LAYERS = {
-    "expand": "inverted_bottleneck.conv.conv",
-    "bn1": "inverted_bottleneck.bn.bn",
-    "depthwise": "depth_conv.conv.conv",
-    "bn2": "depth_conv.bn.bn",
-    "se.reduce": "depth_conv.se.fc.reduce",
-    "se.expand": "depth_conv.se.fc.expand",
-    "project": "point_linear.conv.conv",
-    "bn3": "point_linear.bn.bn",
-}
-ENDS = {
-    "stem.conv": "first_conv.conv",
-    "stem.bn": "first_conv.bn",
-    "stem.block.depthwise": "blocks.0.conv.depth_conv.conv",
-    "stem.block.bn2": "blocks.0.conv.depth_conv.bn",
-    "stem.block.project": "blocks.0.conv.point_linear.conv",
-    "stem.block.bn3": "blocks.0.conv.point_linear.bn",
-    "exits.5.conv1": "final_expand_layer.conv",
-    "exits.5.bn": "final_expand_layer.bn",
-    "exits.5.conv2": "feature_mix_layer.conv",
-    "exits.5.linear": "classifier.linear",
-}
 
 
 def supernet(net, dropout=0.1):
@@ -56,23 +35,9 @@ def supernet(net, dropout=0.1):
         depth_list=[2, 3, 4],
     )
     peer.load_state_dict(
-        {_name(name): tensor.contiguous() for name, tensor in net.state_dict().items()}
+        {ofa_name(name, 5, 4): tensor.contiguous() for name, tensor in net.state_dict().items()}
     )
     return peer
-
-
-def _name(ours):
-    """The peer's name of a tensor of ours."""
-    root, _, rest = ours.partition(".")
-    if root == "transforms":
-        slot, size = rest.split(".")
-        step = {"5": "7to5", "3": "5to3"}[size]
-        return f"blocks.{int(slot) + 1}.conv.depth_conv.conv.{step}_matrix"
-    layer, _, tensor = rest.rpartition(".")
-    if layer in ENDS:
-        return f"{ENDS[layer]}.{tensor}"
-    _, stage, _, level, _, layer = layer.split(".", 5)
-    return f"blocks.{4 * int(stage) + int(level) + 1}.conv.{LAYERS[layer]}.{tensor}"
 
 
 def activate(peer, arch):

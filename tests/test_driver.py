@@ -79,7 +79,7 @@ def test_help_is_for_people_and_names_every_option():
         (["smoke"], "unknown option 'smoke'"),
         (["--profile"], "--profile needs a value"),
         (["--profile", "--dry-run"], "--profile needs a value"),
-        (["--profile", "big"], "--profile: 'big' is not one of laptop, paper, smoke"),
+        (["--profile", "big"], "--profile: 'big' is not one of laptop, own, paper, smoke"),
         (["--jobs", "0"], "--jobs: '0' is not a whole number from 1"),
         (["--jobs=two"], "--jobs: 'two' is not a whole number from 1"),
         (["--only", "two"], "--only: 'two' is not a list of notebook numbers"),

@@ -1,8 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
+from PIL import Image
+from tiny import write_profile
 
+from nat_lib import plans
 from nat_lib.data import catalogue
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT
@@ -33,11 +37,63 @@ PROFILES, EXPERIMENTS = (
 
 
 def test_every_parameter_file_is_valid_and_has_a_model():
-    assert PROFILES == ["laptop", "paper", "smoke"] and EXPERIMENTS == sorted(STUDIES)
-    for profile in PROFILES:
+    assert PROFILES == ["laptop", "own", "paper", "smoke"] and EXPERIMENTS == sorted(STUDIES)
+    for profile in set(PROFILES) - {"own"}:
         assert load_profile(profile)["profile"] == profile
         for study in EXPERIMENTS:
             assert load_params(profile, study)["profile"] == profile
+
+
+def pictures(folder, side):
+    """A folder of two classes of three grey images, `side` pixels high and twice as wide."""
+    for name in ("apple", "pear"):
+        (folder / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (2 * side, side)).save(folder / name / f"{i}.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("side", "sizes"), [(10, [20, 24, 28]), (67, [44, 52, 64]), (300, [64, 80, 96])]
+)
+def test_a_profile_for_own_images_takes_its_sizes_from_them(tmp_path, side, sizes):
+    changes = {"data_dir": pictures(tmp_path / "images", side)}
+    params = load_params("own", "ofav2_eps", changes)
+    assert params["train_resolutions"] == params["eval_resolutions"] == sizes
+    assert params["curriculum"] == "one_stage"
+    assert load_params("own", "ofav2_eps", changes | {"curriculum": "eps"})["curriculum"] == "eps"
+    stems = {job.id for job in plan_jobs("own", changes, out=tmp_path)}
+    assert stems == {"02_ofav2_eps", "04_natv2_phases", "06_pareto_browser"}
+
+
+def test_sizes_of_no_images_are_refused(tmp_path):
+    with pytest.raises(Refusal, match="give --data-dir"):
+        load_profile("own")
+    with pytest.raises(Refusal, match="holds no images"):
+        load_profile("own", {"data_dir": str(tmp_path)})
+
+
+def test_unknown_switches_of_a_profile_are_refused(tmp_path):
+    path = write_profile(tmp_path / "mine.yaml", switches={"curiculum": "eps"})
+    with pytest.raises(Refusal, match=r"switches: curiculum: unknown key; did you mean"):
+        load_profile(path)
+
+
+@pytest.mark.parametrize("plan", ["tiny", "none.yaml"])
+def test_a_plan_that_is_none_is_refused(plan):
+    with pytest.raises(Refusal, match=r"plan: .* is no plan"):
+        load_params("smoke", "ofav2_eps", {"plan": plan})
+
+
+def test_a_plan_can_be_a_file(tmp_path):
+    path = tmp_path / "flat.yaml"
+    path.write_text("strides: [1, 2, 2, 1, 2]\nkernels: [3, 5]\n")
+    assert plans.named(str(path)) == replace(
+        plans.THESIS, name="flat", strides=(1, 2, 2, 1, 2), kernels=(3, 5)
+    )
+    path.write_text("stride: 1\n")
+    with pytest.raises(Refusal, match="Plan with keys"):
+        plans.named(str(path))
 
 
 def test_profile_and_experiment_keys_do_not_overlap():
@@ -156,7 +212,7 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path, text, message):
 
 
 def test_unknown_profiles_and_experiments_are_refused():
-    with pytest.raises(Refusal, match="profile: 'big' is not one of laptop, paper, smoke"):
+    with pytest.raises(Refusal, match="profile: 'big' is not one of laptop, own, paper, smoke"):
         load_profile("big")
     with pytest.raises(Refusal, match="experiment: 'ofa' is not one of start_here"):
         load_params("smoke", "ofa")

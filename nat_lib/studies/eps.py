@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from nat_lib import cells, files, machine
+from nat_lib import cells, files, machine, starts
 from nat_lib.arch import Space
 from nat_lib.cells import Cell, open_cell
 from nat_lib.curricula import CURRICULA, Phase, choices_after, extremes_of, phases_for
@@ -142,6 +142,8 @@ def chain(params, supernet, width, teacher, seed, data, out):
             "teacher_source": taught_by and taught_by.cell.hash,
             "profile": params["profile"],
         }
+        if parent is None:
+            values |= starts.identity(params["start"])
         name = f"{data.name}/{supernet}_w{width}_s{seed}/{mode}-{phase.name}"
         with first_rank_first():
             cell = open_cell(out, STUDY, name, values, __name__)
@@ -225,8 +227,9 @@ def starting_net(link, data):
     """The supernet as a phase starts to train it."""
     if link.parent is None:
         seed = link.cell.params["seed"]
-        net = Supernet(link.space, link.width, data.n_classes, seed, link.phase.dropout)
-        return net.to(data.device)
+        begun = link.cell.params.get("start", "scratch")
+        shape = link.space, link.width, data.n_classes
+        return starts.start(begun, *shape, seed, link.phase.dropout).to(data.device)
     net = load_supernet(link.parent, link.phase.dropout)
     if link.phase.opens == "expand":
         sizes = choices_after(link.space, link.phase).expand

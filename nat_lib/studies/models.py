@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from nat_lib import plans
+from nat_lib import plans, starts
 from nat_lib.backbone_table import BACKBONES
 from nat_lib.curricula import CURRICULA
 from nat_lib.data.catalogue import DATASETS
@@ -86,6 +86,14 @@ def _plan(text):
         plans.named(text)
     except Refusal as refusal:
         raise ValueError(f"is no plan: {refusal}") from None
+    return text
+
+
+def _start(text):
+    try:
+        starts.parsed(text)
+    except Refusal as refusal:
+        raise ValueError(f"is no start: {refusal}") from None
     return text
 
 
@@ -286,6 +294,7 @@ class Ofav2Eps(Strict):
         Field(min_length=1),
         AfterValidator(_distinct),
     ]
+    start: Annotated[str, AfterValidator(_start)]  # weights at the beginning
     curriculum: Literal[*CURRICULA]
     teachers: Annotated[list[Literal[*TEACHERS]], Field(min_length=1), AfterValidator(_distinct)]
     seeds: Seeds

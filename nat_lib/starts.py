@@ -1,0 +1,200 @@
+"""Starts: the weights that a supernet begins its training with.  A new one is a function and a row.
+
+A start is written `scratch`, `ofa:PATH` or `cell:FOLDER`.  The table imports no torch.
+Source of "ofa": Once-for-All, arXiv:1908.09791, and the state dicts that its authors publish.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nat_lib.errors import Refusal
+from nat_lib.files import ROOT, sha256_of
+
+# layers of an inverted residual block, ours and the published code's
+BLOCK = {
+    "expand": "inverted_bottleneck.conv.conv",
+    "bn1": "inverted_bottleneck.bn.bn",
+    "depthwise": "depth_conv.conv.conv",
+    "bn2": "depth_conv.bn.bn",
+    "se.reduce": "depth_conv.se.fc.reduce",
+    "se.expand": "depth_conv.se.fc.expand",
+    "project": "point_linear.conv.conv",
+    "bn3": "point_linear.bn.bn",
+}
+STEM = {
+    "conv": "first_conv.conv",
+    "bn": "first_conv.bn",
+    "block.depthwise": "blocks.0.conv.depth_conv.conv",
+    "block.bn2": "blocks.0.conv.depth_conv.bn",
+    "block.project": "blocks.0.conv.point_linear.conv",
+    "block.bn3": "blocks.0.conv.point_linear.bn",
+}
+TAIL = {
+    "conv1": "final_expand_layer.conv",
+    "bn": "final_expand_layer.bn",
+    "conv2": "feature_mix_layer.conv",
+    "linear": "classifier.linear",
+}
+
+
+def ofa_name(ours: str, n_stages: int, slots: int) -> str | None:
+    """The published name of a tensor of a `Supernet`; None: it has no counterpart there (other
+    exits than the last, branches beside the inverted residual)."""
+    part, _, rest = ours.removeprefix("body.").partition(".")
+    layer, _, tensor = rest.rpartition(".")
+    if part == "transforms":
+        slot, size = rest.split(".")
+        step = {"5": "7to5", "3": "5to3"}[size]
+        return f"blocks.{int(slot) + 1}.conv.depth_conv.conv.{step}_matrix"
+    if part == "stem":
+        return f"{STEM[layer]}.{tensor}"
+    if part == "exits":
+        position, _, layer = layer.partition(".")
+        return f"{TAIL[layer]}.{tensor}" if int(position) == n_stages else None
+    stage, _, level, branch, layer = layer.split(".", 4)
+    if branch != "irb":
+        return None
+    return f"blocks.{slots * int(stage) + int(level) + 1}.conv.{BLOCK[layer]}.{tensor}"
+
+
+def from_ofa(state: dict[str, Any], space, width: float, n_classes=None, seed=0, dropout=0.0):
+    """A `Supernet` with the weights of a published OFA MobileNetV3 (kernels 3, 5, 7; expansions 3,
+    4, 6; depths 2, 3, 4), whose subnets then compute the same.
+
+    state     : its state dict, with or without classifier
+    n_classes : None: those of its classifier; the classifier is taken where the numbers agree,
+                otherwise it is fresh, like exits before the last.  Dense skips, where the space has
+                them, change what the blocks compute together
+    """
+    from nat_lib.supernet import Supernet
+
+    theirs = state.get(f"{TAIL['linear']}.bias")
+    if n_classes is None and theirs is None:
+        raise Refusal("this OFA state dict has no classifier: say for how many classes it is")
+    net = Supernet(space, width, n_classes or len(theirs), seed, dropout)
+    fits = theirs is not None and len(theirs) == net.n_classes
+    pairs = {
+        name: published
+        for name in net.state_dict()
+        if (published := ofa_name(name, space.n_stages, space.slots))
+        and (fits or TAIL["linear"] not in published)
+    }
+    unused = set(state) - set(pairs.values())
+    unused = {name for name in unused if TAIL["linear"] not in name}
+    if missing := sorted({*pairs.values()} - {*state}) + sorted(unused):
+        raise Refusal(
+            f"no state dict of OFA's MobileNetV3, or of another space (first: {missing[0]}): use "
+            "one of ofa_mbv3_d234_e346_k357 with plan=thesis and base_channels=null"
+        )
+    _take(net, {ours: state[published] for ours, published in pairs.items()})
+    return net
+
+
+def _take(net, tensors: dict[str, Any]) -> None:
+    """Replace these tensors of a supernet; refuses other shapes before anything is replaced."""
+    mine = net.state_dict()
+    for name, tensor in tensors.items():
+        if mine[name].shape != tensor.shape:
+            raise Refusal(
+                f"{name} has shape {tuple(mine[name].shape)} here and {tuple(tensor.shape)} in the "
+                "weights to start from: give their plan, base_channels and width"
+            )
+    net.load_state_dict(mine | tensors)
+
+
+# --------------------------------------------------------------------------------------- functions
+
+
+def scratch(path, space, width, n_classes, seed, dropout):
+    """Random weights."""
+    from nat_lib.supernet import Supernet
+
+    return Supernet(space, width, n_classes, seed, dropout)
+
+
+def ofa(path, space, width, n_classes, seed, dropout):
+    """See `from_ofa`; path: a file of torch."""
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+    except Exception as error:
+        raise Refusal(f"{path} is no file of torch weights ({type(error).__name__})") from None
+    return from_ofa(state, space, width, n_classes, seed, dropout)
+
+
+def cell(path, space, width, n_classes, seed, dropout):
+    """The supernet of a finished phase of chapter 5: whatever of it this space has, too; its
+    classifiers where they are for as many classes."""
+    from nat_lib.cells import read_report
+    from nat_lib.files import load_weights
+    from nat_lib.supernet import Supernet
+
+    params = read_report(Path(path))["params"]
+    if float(params.get("width", 0)) != width or "space" not in params:
+        raise Refusal(f"{path} is no supernet of width {width}: name a phase of one")
+    weights = load_weights(Path(path) / "best.safetensors")
+    if not any(name.startswith("transforms.") for name in weights):  # of the maximal network
+        weights = {f"body.{name}": tensor for name, tensor in weights.items()}
+    net = Supernet(space, width, n_classes, seed, dropout)
+    mine = net.state_dict()
+    fresh = {n for n in mine if ".linear." in n} if params["n_classes"] != n_classes else set()
+    shared = {n: t for n, t in weights.items() if n in mine and n not in fresh}
+    if not any(n.startswith("body.stages") for n in shared):
+        raise Refusal(f"{path} has no stage in common with {space.name}")
+    _take(net, shared)
+    return net
+
+
+# --------------------------------------------------------------------------------------- the table
+
+
+class Start(NamedTuple):
+    """function : (path, space, width, n_classes, seed, dropout) -> `Supernet`
+    file     : what its path names, in words; None: it has none
+    weights  : (path) -> the file whose content decides
+    """
+
+    function: Callable[..., Any]
+    file: str | None = None
+    weights: Callable[[Path], Path] = Path
+
+
+STARTS = {
+    "scratch": Start(scratch),
+    "ofa": Start(ofa, "a published OFA MobileNetV3 state dict"),
+    "cell": Start(cell, "the folder of a finished phase", lambda path: path / "best.safetensors"),
+}
+
+
+def parsed(text: str) -> tuple[Start, Path | None]:
+    """(row, path) of a start as it is written; a Refusal says how they are written."""
+    name, colon, path = text.partition(":")
+    row = STARTS.get(name)
+    if row is None or bool(row.file) != bool(path) or bool(colon) != bool(path):
+        raise Refusal(f"start: {text!r} is not one of {', '.join(_written())}")
+    return row, (ROOT / Path(path).expanduser()) if path else None
+
+
+def _written() -> Iterator[str]:
+    for name, row in STARTS.items():
+        yield f"{name}:PATH ({row.file})" if row.file else name
+
+
+def identity(text: str) -> dict[str, str]:
+    """What the numbers of a supernet that starts so depend on: {} for random weights."""
+    row, path = parsed(text)
+    if path is None:
+        return {}
+    file = row.weights(path)
+    if not file.is_file():
+        raise Refusal(f"start: there is no file {file}: name {row.file}")
+    return {"start": text, "sha256": sha256_of(file)}
+
+
+def start(text: str, space, width: float, n_classes: int, seed: int, dropout: float):
+    """The `Supernet` of a space with the weights of a start."""
+    row, path = parsed(text)
+    return row.function(path, space, width, n_classes, seed, dropout)
