@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 class Recipe(NamedTuple):
     """rate      : of all learning rates of a curriculum; its rows are for batches of `images`
-    images    : None: the rates hold for batches of any size; otherwise they grow with the square
-                root of the batch
+    images    : None: the rates hold for batches of any size; otherwise they grow with the batch
     schedule  : "cosine" after the phase's own warm-up, or "one_cycle" over all its epochs
     decay     : weight decay of all but biases and batch norms
     smoothing : of labels
@@ -30,7 +29,7 @@ class Recipe(NamedTuple):
 
     def lr(self, lr: float, batch_size: int) -> float:
         """The learning rate for a phase's own and a batch size."""
-        return lr * self.rate * ((batch_size / self.images) ** 0.5 if self.images else 1.0)
+        return lr * self.rate * (batch_size / self.images if self.images else 1.0)
 
 
 RECIPES = {

@@ -39,10 +39,10 @@ def test_the_thesis_recipe_leaves_rates_and_images_alone():
     assert isinstance(schedule_of(RECIPES["thesis"], 0.1, 5, 2), Schedule)
 
 
-def test_a_rate_for_a_batch_grows_with_its_square_root():
+def test_a_rate_for_a_batch_grows_with_it():
     recipe = Recipe(rate=2.0, images=64)
     assert recipe.lr(0.1, 64) == pytest.approx(0.2)
-    assert recipe.lr(0.1, 256) == pytest.approx(0.4)
+    assert recipe.lr(0.1, 256) == pytest.approx(0.8)
 
 
 def test_every_entry_of_the_gradient_is_clipped_before_the_step():

@@ -93,6 +93,7 @@ WHAT = (
         "NAME",
         "smoke (default): embedded scans of digits, minutes on two cores; it proves the path\n"
         "laptop: real images, hours on a CPU or minutes on a GPU\n"
+        "own: a folder of your own images (--data-dir DIR): train, search, export\n"
         "paper: the sizes of the thesis\n"
         "or the path of a YAML file of your own, made like those in params/profiles/",
         profile,
