@@ -582,6 +582,11 @@ def test_a_run_of_the_paper_profile_is_comparable():
     assert comparable.differences("ofav2_eps", paper_cell()) == []
 
 
+def test_a_supernet_that_did_not_start_from_scratch_is_told():
+    cell = {"profile": "paper", "dataset": "cifar10", "phase": "Full", "start": "ofa:a.pt"}
+    assert comparable.differences("ofav2_eps", cell) == ["start ofa:a.pt instead of scratch"]
+
+
 def test_what_the_paper_profile_runs_differs_in_nothing():
     """Else no run would ever be judged: recipes, versions and budgets as the studies make them."""
     from nat_lib import curricula
@@ -601,7 +606,7 @@ def test_what_the_paper_profile_runs_differs_in_nothing():
     params = load_params("paper", "natv2_phases", {})
     for number in (1, 2, 3, 4):
         version = searches.version_of(params, number)._asdict()
-        switches = {key: params[key] for key in searches.SWITCHES}
+        switches = {key: params[key] for key in searches.SWITCHES} | {"start": "0123456789ab"}
         budget = {key: params[key] for key in searches.Budget._fields}
         recipe = warmup.recipe(params)
         same(
