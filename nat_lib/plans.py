@@ -14,6 +14,7 @@ import yaml
 
 from nat_lib.blocks import BRANCHES, Place
 from nat_lib.errors import Refusal
+from nat_lib.files import ROOT
 
 ACTS = ("relu", "h_swish")
 
@@ -126,6 +127,7 @@ THESIS = Plan()
 # MACs: from a sixth of a ResNet-8 to a ResNet-20.
 SMALL = Plan("small", (8, 8, 16, 32, 48, 64), stem_stride=1, strides=(1, 2, 2, 1, 2))
 PLANS = {"thesis": THESIS, "small": SMALL}
+_KEYS = [field.name for field in fields(Plan)]
 
 
 def named(text: str) -> Plan:
@@ -134,18 +136,32 @@ def named(text: str) -> Plan:
     if not text.endswith((".yaml", ".yml")):
         one_of("plan", text, PLANS, ": give one of these, or the path of a YAML file")
         return PLANS[text]
-    return Plan.from_dict(THESIS.to_dict() | {"name": Path(text).stem} | _fields_of(text))
+    path = ROOT / Path(text).expanduser()
+    return Plan.from_dict(THESIS.to_dict() | {"name": path.stem} | _fields_of(path))
 
 
-def _fields_of(path: str) -> dict[str, Any]:
+def _fields_of(path: Path) -> dict[str, Any]:
     """What a YAML file says of a plan."""
     try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refusal(f"plan: {path} cannot be read as YAML ({type(error).__name__})") from None
     if not isinstance(given, dict):
         raise Refusal(f"plan: {path} must be lines of 'key: value'")
+    for key, value in given.items():
+        like = THESIS.to_dict().get(key)
+        if like is None:
+            raise Refusal(f"plan: {path}: unknown key {key}; the keys are {', '.join(_KEYS)}")
+        if not _alike(value, like):
+            raise Refusal(f"plan: {path}: {key} = {value!r}, give something like {like}")
     return given
+
+
+def _alike(value: Any, like: Any) -> bool:
+    """Of the same kind as the thesis's value, item by item."""
+    if isinstance(like, list):
+        return isinstance(value, list) and all(type(v) is type(like[0]) for v in value)
+    return type(value) is type(like)
 
 
 class Stage(NamedTuple):

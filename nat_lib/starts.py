@@ -6,6 +6,7 @@ Source of "ofa": Once-for-All, arXiv:1908.09791, and the state dicts that its au
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 from nat_lib.errors import Refusal
@@ -119,10 +120,11 @@ def ofa(path, space, width, n_classes, seed, dropout):
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
-    except Exception as error:
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
         raise Refusal(f"{path} is no file of torch weights ({type(error).__name__})") from None
-    return from_ofa(state, space, width, n_classes, seed, dropout)
+    if not isinstance(state, dict):
+        raise Refusal(f"{path} holds a {type(state).__name__}, not a state dict of weights")
+    return from_ofa(state.get("state_dict", state), space, width, n_classes, seed, dropout)
 
 
 def cell(path, space, width, n_classes, seed, dropout):

@@ -91,9 +91,31 @@ def test_a_plan_can_be_a_file(tmp_path):
     assert plans.named(str(path)) == replace(
         plans.THESIS, name="flat", strides=(1, 2, 2, 1, 2), kernels=(3, 5)
     )
-    path.write_text("stride: 1\n")
-    with pytest.raises(Refusal, match="Plan with keys"):
-        plans.named(str(path))
+    for text, said in [
+        ("stride: 1", "unknown key stride; the keys are name, channels"),
+        ("strides: 2", r"strides = 2, give something like \[2, 2"),
+        ("channels: [8, wide, 8]", "channels = .* give something like"),
+        ("strides: [1, 2]", "channels has 6 values for 2 stages"),
+        ("- 3", "must be lines of 'key: value'"),
+        ("a: [", "cannot be read as YAML"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(Refusal, match=said):
+            plans.named(str(path))
+
+
+@pytest.mark.parametrize("key", ["plan", "start"])
+def test_jobs_are_due_when_the_content_of_a_file_that_they_name_changes(tmp_path, key):
+    path = tmp_path / {"plan": "mine.yaml", "start": "best.safetensors"}[key]
+    text = str(path) if key == "plan" else f"cell:{tmp_path}"
+    path.write_text("strides: [1, 2, 2, 1, 2]\n")
+    before = plan_jobs("smoke", {key: text}, ["02"], tmp_path)
+    path.write_text("strides: [2, 1, 2, 1, 2]\n")
+    after = plan_jobs("smoke", {key: text}, ["02"], tmp_path)
+    assert all(
+        one.params == two.params and one.why["files"] != two.why["files"]
+        for one, two in zip(before, after, strict=True)
+    )
 
 
 def test_profile_and_experiment_keys_do_not_overlap():

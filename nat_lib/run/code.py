@@ -1,4 +1,4 @@
-"""What a result depends on besides parameters: the code that made it, and the images it read."""
+"""What a result depends on besides parameters: code that made it, images and files it read."""
 
 import hashlib
 from functools import lru_cache
@@ -7,7 +7,9 @@ from pathlib import Path
 from nat_lib.data.folders import originals
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, hash_of, read_json
+from nat_lib.plans import named
 from nat_lib.run.params import Values, source_text
+from nat_lib.starts import identity
 from nat_lib.studies import STUDIES
 from nat_lib.studies.parts import targets_of
 
@@ -42,6 +44,13 @@ def images_of(study: str, sizes: Values) -> Values:
         for name in targets_of(sizes):
             places[name] = sizes["target_dir"] or sizes["data_dir"]
     return {name: fingerprint(name, place) for name, place in places.items()}
+
+
+def files_of(sizes: Values, switches: Values) -> Values:
+    """{key: content} of the files that parameters name besides images: those of a plan and of the
+    weights to start from."""
+    found: Values = {"plan": named(sizes["plan"]).to_dict()}
+    return found | identity(switches.get("start", "scratch"))
 
 
 @lru_cache

@@ -28,8 +28,8 @@ class Job:
     needs    : ids of the jobs whose cells it reads
     weight   : expected work, in units of some 10 s of smoke: for the order and the estimate
     timeout  : seconds
-    why      : {"parameters" | "notebook" | "images" | "needs": hash}: what decides the result,
-               besides the code that a part's cells know themselves
+    why      : {"parameters" | "files" | "notebook" | "images" | "needs": hash}: what decides the
+               result, besides the code that a part's cells know themselves
     """
 
     id: str
@@ -162,6 +162,7 @@ class _Plan:
             timeout=3600 * self.sizes["job_hours"],
             why={
                 "parameters": hash_of(given),
+                "files": self._files(switches),
                 "notebook": code.of_notebook(notebook),
                 "library": code.of_library(),
             },
@@ -185,10 +186,13 @@ class _Plan:
                 weight=part.weight,
                 threads=self.sizes["threads"],
                 timeout=3600 * self.sizes["job_hours"],
-                why={"parameters": hash_of(mine)},
+                why={"parameters": hash_of(mine), "files": self._files(switches)},
             )
         )
         return id
+
+    def _files(self, switches: Values) -> str:
+        return hash_of(code.files_of(self.sizes, switches))
 
     def _keep(self, job: Job) -> None:
         """Add what a job's result depends on besides itself: the images, and the jobs it needs."""

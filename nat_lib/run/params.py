@@ -239,7 +239,7 @@ def given(study: str, namespace: Mapping[str, Any]) -> Values:
     model = row.sizes or Machine
     how_much = {"job_hours": 1.0} | sizes
     if set(model.model_fields) - set(how_much):
-        how_much = _known(load_profile(namespace["profile"]), model) | sizes
+        how_much = _known(load_profile(namespace["profile"], sizes), model) | sizes
     what = {key: namespace[key] for key in row.switches.model_fields if key in namespace}
     return _validated(model, how_much, "parameters cell, sizes") | _validated(
         row.switches, what, "parameters cell"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from nat_lib.arch import Space
 from nat_lib.curricula import CURRICULA, phases_for
 from nat_lib.studies.eps import STUDY, batches_of, recipe_for, selected
 from nat_lib.studies.grids import KINDS
+from nat_lib.studies.inputs import space_of
 
 
 def configured(params, data, curriculum="eps"):
@@ -27,7 +27,8 @@ def best_subnets(params, data, out):
     exact cost."""
     rows = []
     for supernet, width, teacher, seed in selected(params):
-        last = phases_for(Space(supernet), params["curriculum"])[-1]
+        space = space_of(params, supernet, params["train_resolutions"], [width])
+        last = phases_for(space, params["curriculum"])[-1]
         folder = Path(out) / STUDY / data.name / f"{supernet}_w{width}_s{seed}"
         grid = pd.read_csv(folder / f"{teacher}-{last.name}" / "grid.csv")
         top = grid.loc[grid.top1.idxmax()]

@@ -81,20 +81,17 @@ def _width(value):
     return value
 
 
-def _plan(text):
-    try:
-        plans.named(text)
-    except Refusal as refusal:
-        raise ValueError(f"is no plan: {refusal}") from None
-    return text
+def _read_by(read, what):
+    """Text that a function can read; its Refusal is the mistake."""
 
+    def check(text):
+        try:
+            read(text)
+        except Refusal as refusal:
+            raise ValueError(f"is no {what}: {refusal}") from None
+        return text
 
-def _start(text):
-    try:
-        starts.parsed(text)
-    except Refusal as refusal:
-        raise ValueError(f"is no start: {refusal}") from None
-    return text
+    return Annotated[str, AfterValidator(check)]
 
 
 class Strict(BaseModel):
@@ -150,7 +147,7 @@ class Common(Machine):
     """How much, in every study of chapters 5 and 6. None (null) means all of it."""
 
     dataset: Literal[*DATASETS]  # on which supernets are trained
-    plan: Annotated[str, AfterValidator(_plan)]  # of the networks; or the path of a YAML file
+    plan: _read_by(plans.named, "plan")  # of the networks; or the path of a YAML file
     # None: the plan's
     base_channels: Annotated[list[Channels], Field(min_length=2, max_length=8)] | None
     train_resolutions: Sides
@@ -294,7 +291,7 @@ class Ofav2Eps(Strict):
         Field(min_length=1),
         AfterValidator(_distinct),
     ]
-    start: Annotated[str, AfterValidator(_start)]  # weights at the beginning
+    start: _read_by(starts.parsed, "start")  # weights at the beginning
     curriculum: Literal[*CURRICULA]
     teachers: Annotated[list[Literal[*TEACHERS]], Field(min_length=1), AfterValidator(_distinct)]
     seeds: Seeds
