@@ -186,14 +186,15 @@ def _written() -> Iterator[str]:
 
 
 def identity(text: str) -> dict[str, str]:
-    """What the numbers of a supernet that starts so depend on: {} for random weights."""
+    """What the numbers of a supernet that starts so depend on, wherever the file lies: {} for
+    random weights."""
     row, path = parsed(text)
     if path is None:
         return {}
     file = row.weights(path)
     if not file.is_file():
         raise Refusal(f"start: there is no file {file}: name {row.file}")
-    return {"start": text, "sha256": sha256_of(file)}
+    return {"start": text.partition(":")[0], "sha256": sha256_of(file)}
 
 
 def start(text: str, space, width: float, n_classes: int, seed: int, dropout: float):

@@ -1,5 +1,6 @@
 """Starts: published weights compute here what they compute there, wrong ones are refused."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -123,6 +124,8 @@ def test_a_supernet_goes_on_from_a_finished_phase(tmp_path):
     other = starts.start(text, Space("EE_B", (16,), (1.0,), channels), 1.0, 3, 0, 0.1)
     assert torch.equal(other.body.stem.conv.weight, net.body.stem.conv.weight)
     assert other.body.exits["1"].linear.out_features == 3
-    assert set(starts.identity(text)) == {"start", "sha256"} and starts.identity("scratch") == {}
+    moved = shutil.copytree(cell.folder, tmp_path / "elsewhere")
+    assert starts.identity(text) == starts.identity(f"cell:{moved}") and starts.identity(text)
+    assert starts.identity("scratch") == {}
     with pytest.raises(Refusal, match="plan, base_channels and width"):
         starts.start(text, Space("EE_D", (16,), (1.0,), (8, 16, 16)), 1.0, 5, 0, 0.0)

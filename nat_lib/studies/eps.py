@@ -90,6 +90,7 @@ class Link(NamedTuple):
     parent: "Link | None"
     teacher: "Link | None"
     kind: str  # of its teacher, a key of TEACHERS
+    start: str  # of the first phase, as in `starts`
 
     @property
     def recipe(self):
@@ -147,7 +148,7 @@ def chain(params, supernet, width, teacher, seed, data, out):
         name = f"{data.name}/{supernet}_w{width}_s{seed}/{mode}-{phase.name}"
         with first_rank_first():
             cell = open_cell(out, STUDY, name, values, __name__)
-        links.append(Link(phase, space, width, cell, parent, taught_by, kind))
+        links.append(Link(phase, space, width, cell, parent, taught_by, kind, params["start"]))
     return links
 
 
@@ -227,9 +228,8 @@ def starting_net(link, data):
     """The supernet as a phase starts to train it."""
     if link.parent is None:
         seed = link.cell.params["seed"]
-        begun = link.cell.params.get("start", "scratch")
         shape = link.space, link.width, data.n_classes
-        return starts.start(begun, *shape, seed, link.phase.dropout).to(data.device)
+        return starts.start(link.start, *shape, seed, link.phase.dropout).to(data.device)
     net = load_supernet(link.parent, link.phase.dropout)
     if link.phase.opens == "expand":
         sizes = choices_after(link.space, link.phase).expand
