@@ -128,7 +128,7 @@ def write_run(
                     "profile": profile,
                     "image_size": image_size,
                     "proxy": fine and proxy,
-                    "recipe": recipe,
+                    "recipe": {"named": recipe},
                     "data": dataset,
                     "pretrained_on": ("digits_turned" if proxy else "ImageNet") if fine else None,
                     "hidden": "measured",

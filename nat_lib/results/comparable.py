@@ -25,6 +25,8 @@ PREFIXES = {
     "post_processing": "post_",
     "predictors": "predictor_",
 }
+# The experiments whose keys a study has; of the others all: a supernet's `start` is not a network's.
+EXPERIMENTS = {"aep_study": "aep_study", "aep_pretraining": "aep_study"}
 # Names of a cell's parameters where the profile has another one.
 OTHER_NAMES = {
     "resolutions": "train_resolutions",
@@ -60,10 +62,10 @@ AEP_LR = 1e-4  # thesis 4.2.2
 
 
 @cache
-def thesis_params() -> dict:
-    """{key: value} of the `paper` profile and of all experiments, sections flattened with _."""
+def thesis_params(experiment="*") -> dict:
+    """{key: value} of the `paper` profile and of an experiment or all, sections flattened with _."""
     folder = ROOT / "params"
-    files = [*sorted((folder / "experiments").glob("*.yaml"))]
+    files = [*sorted((folder / "experiments").glob(f"{experiment}.yaml"))]
     files.append(folder / "profiles" / f"{PROFILE}.yaml")
     found: dict = {}
     for file in files:
@@ -121,9 +123,10 @@ def _expected(study, path, params):
     derived = own(params) if own else {}
     if name in derived:
         return (derived[name],)
+    wanted = thesis_params(EXPERIMENTS.get(study, "*"))
     for key in (PREFIXES.get(study, "") + name, OTHER_NAMES.get(name), name):
-        if key in thesis_params():
-            return (thesis_params()[key],)
+        if key in wanted:
+            return (wanted[key],)
     return None
 
 
