@@ -18,7 +18,7 @@ import numpy as np
 from nat_lib.blocks import BRANCHES, Branch, Place, after, levels_of, round8
 from nat_lib.errors import Refusal
 from nat_lib.genotypes import Genotypes
-from nat_lib.plans import NETWORKS, THESIS, Layout, Plan, Stage, Value, one_of
+from nat_lib.plans import NETWORKS, THESIS, Head, Layout, Plan, Stage, Tail, Value, one_of
 from nat_lib.subnet import Arch, Choices
 
 RESOLUTIONS = (48, 52, 56, 60, 64)
@@ -158,22 +158,18 @@ class Space(Genotypes, Value):
         # The author's staged networks scale the tails of the already widened stage a second time.
         twice = self.tail_scaling == "twice" and NETWORKS[self.name].modular
         base = wide if twice else [round8(c) for c in self.base_channels]
-        stages = []
+        stages, end = [], plan.padding == "end"
         for s in range(1, self.n_stages + 1):
             tail = None
             if s in self.exits:
-                tail = tuple(round8(times * base[s] * width) for times in plan.tail)
-            stages.append(
-                Stage(
-                    wide[s - 1],
-                    wide[s],
-                    plan.strides[s - 1],
-                    plan.acts[s - 1],
-                    plan.gates[s - 1],
-                    tail,
-                )
-            )
-        return Layout(wide[0], plan.stem_stride, plan.stem_acts, tuple(stages))
+                widths = tuple(round8(times * base[s] * width) for times in plan.tail)
+                tail = Tail(widths, plan.tail_act, plan.tail_bias)
+            gate = plan.gate if plan.gates[s - 1] else ""
+            row = plan.strides[s - 1], plan.acts[s - 1], gate, tail, end
+            stages.append(Stage(wide[s - 1], wide[s], *row))
+        stem, gate = round8(plan.stem_wide * wide[0]), plan.gate if plan.stem_gate else ""
+        head = Head(stem, wide[0], plan.stem_strides, plan.stem_acts, gate, end)
+        return Layout(head, tuple(stages))
 
     def parts(self, arch: Arch, exits=None) -> Iterator[Part]:
         """What a subnet consists of, in the order in which an image passes: stem, blocks, and exits
@@ -181,7 +177,7 @@ class Space(Genotypes, Value):
         kept = self.kept(exits) or (arch.exit,)
         layout, side = self.layout(arch.width), arch.resolution
         yield Part("stem", 0, 0, None, None, side)
-        side = after(layout.stem_stride, side)
+        side = layout.head.side(side)
         for s, stage in enumerate(layout.stages[: kept[-1]]):
             for b in range(arch.depth[s]):
                 place = stage.place(b == 0)

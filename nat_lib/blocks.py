@@ -11,16 +11,52 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 
+class Act(NamedTuple):
+    """An activation.  label: in tables; module: its name in torch.nn; operations: per element, as
+    `cost` counts them in macs_tp."""
+
+    label: str
+    module: str
+    operations: int
+
+
+ACTS = {
+    "relu": Act("ReLU", "ReLU", 0),
+    "relu6": Act("ReLU6", "ReLU6", 0),
+    "h_swish": Act("Hswish", "Hardswish", 1),
+    "silu": Act("SiLU", "SiLU", 1),
+}
+
+
+class Gate(NamedTuple):
+    """A squeeze-and-excitation.  divisor: of its hidden channels; inner: activation of these, a key
+    of ACTS; module: what scales the channels, its name in torch.nn."""
+
+    divisor: int
+    inner: str
+    module: str
+
+
+# MobileNetV3: a quarter of the block's middle channels.  EfficientNet: a quarter of its input's,
+# which are a sixth of the middle.
+GATES = {
+    "mobilenet_v3": Gate(4, "relu", "Hardsigmoid"),
+    "efficientnet": Gate(24, "silu", "Sigmoid"),
+}
+
+
 class Place(NamedTuple):
-    """Where a block stands: channels, stride, activation, whether it is gated, whether it is the
-    first of its stage (and so has no identity to add)."""
+    """Where a block stands: channels, stride, activation, gate (a key of GATES, "": none), whether
+    it is the first of its stage (and so has no identity to add), whether a stride of even sides
+    pads at the end only."""
 
     c_in: int
     c_out: int
     stride: int
     act: str
-    se: bool
+    gate: str
     first: bool
+    end: bool = False
 
 
 class Layer(NamedTuple):
@@ -75,9 +111,9 @@ def middle(c_in: int, expand: float) -> int:
     return round8(round(c_in * expand))
 
 
-def se_hidden(mid: int) -> int:
-    """Hidden channels of the squeeze-and-excitation module on `mid` channels: reduction 4."""
-    return round8(mid // 4)
+def se_hidden(mid: int, divisor: int = 4) -> int:
+    """Hidden channels of the squeeze-and-excitation module on `mid` channels."""
+    return round8(mid // divisor)
 
 
 def after(stride: int, side: int) -> int:
@@ -97,16 +133,18 @@ def conv_layer(
     outputs = c_out * size * size
     params = weights + c_out * (bias + 2 * bn)
     macs = weights * size * size
-    macs_tp = macs + outputs * (bn + (act == "h_swish"))
+    macs_tp = macs + outputs * (bn + ACTS[act].operations)
     return Layer(what, kernel, c_in, mid, c_out, stride, size, params, macs, macs_tp)
 
 
-def gate_layer(c: int, size: int) -> Layer:
+def gate_layer(c: int, size: int, gate: str) -> Layer:
     """Squeeze-and-excitation: pooling, two biased 1x1 convolutions on one pixel, one product per
     element."""
-    hidden = se_hidden(c)
+    row = GATES[gate]
+    hidden = se_hidden(c, row.divisor)
     macs = 2 * c * hidden
-    macs_tp = macs + pooling(c, size) + c * size * size
+    inner = hidden * ACTS[row.inner].operations
+    macs_tp = macs + inner + pooling(c, size) + c * size * size
     return Layer("gate", 1, c, c, c, 1, size, macs + hidden + c, macs, macs_tp)
 
 
@@ -117,7 +155,7 @@ def pooling(c: int, size: int) -> int:
 
 def irb_layers(place, side, kernel, expand):
     mid, size = middle(place.c_in, expand), after(place.stride, side)
-    gate = [gate_layer(mid, size)] if place.se else []
+    gate = [gate_layer(mid, size, place.gate)] if place.gate else []
     return [
         conv_layer("expand", place.c_in, mid, 1, side, act=place.act, mid=mid),
         conv_layer(
@@ -139,7 +177,7 @@ def transform_layers(place, side, kernel, expand):
     c, stride, size = place.c_out, place.stride, after(place.stride, side)
     if place.c_in != c:
         return [conv_layer("transform", place.c_in, c, 1, size, stride, place.act, bias=True)]
-    operations = c * size * size * (1 + (place.act == "h_swish"))
+    operations = c * size * size * (1 + ACTS[place.act].operations)
     return [Layer("transform", 0, c, 0, c, stride, size, 2 * c, 0, operations)]
 
 
@@ -149,10 +187,7 @@ def transform_layers(place, side, kernel, expand):
 def irb_module(place, kernel, expand):
     from nat_lib.modules import MBConv
 
-    mid = middle(place.c_in, expand)
-    return MBConv(
-        place.c_in, place.c_out, mid, kernel, place.stride, place.act, place.se, not place.first
-    )
+    return MBConv(place, middle(place.c_in, expand), kernel, residual=not place.first)
 
 
 def irb_forward(module, x, kernel, expand, matrices):
@@ -164,20 +199,20 @@ def irb_forward(module, x, kernel, expand, matrices):
 def pointwise_module(place, kernel, expand):
     from torch import nn
 
-    from nat_lib.modules import ACTIVATIONS, conv
+    from nat_lib.modules import activation, conv
 
     layer = conv(place.c_in, place.c_out, 1, place.stride)
-    return nn.Sequential(layer, nn.BatchNorm2d(place.c_out), ACTIVATIONS[place.act]())
+    return nn.Sequential(layer, nn.BatchNorm2d(place.c_out), activation(place.act))
 
 
 def transform_module(place, kernel, expand):
     from torch import nn
 
-    from nat_lib.modules import ACTIVATIONS, conv
+    from nat_lib.modules import activation, conv
 
     pool = [nn.MaxPool2d(place.stride, ceil_mode=True)] if place.stride > 1 else []
     match = [conv(place.c_in, place.c_out, bias=True)] if place.c_in != place.c_out else []
-    return nn.Sequential(*pool, *match, nn.BatchNorm2d(place.c_out), ACTIVATIONS[place.act]())
+    return nn.Sequential(*pool, *match, nn.BatchNorm2d(place.c_out), activation(place.act))
 
 
 # ------------------------------------------------------------------------------------ the table

@@ -19,7 +19,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from nat_lib.blocks import Layer, after, conv_layer, level_layers, pooling
+from nat_lib.blocks import Layer, after, conv_layer, gate_layer, level_layers, pooling
 
 METRICS = ("params", "macs", "macs_tp")
 COLUMNS = pd.Index(METRICS)  # made once: half the time of a small table goes into its labels
@@ -99,24 +99,28 @@ def layers(arch, space, n_classes=200, exits=None) -> pd.DataFrame:
 
 
 def _stem(layout, side):
-    c, stride, size = layout.stem, layout.stem_stride, after(layout.stem_stride, side)
-    outer, inner = layout.stem_acts
+    head = layout.head
+    c, (stride, second), (outer, inner) = head.conv, head.strides, head.acts
+    size, last = after(stride, side), head.side(side)
+    gate = [gate_layer(c, last, head.gate)] if head.gate else []
     return [
         conv_layer("stem conv", 3, c, 3, size, stride=stride, act=outer),
-        conv_layer("stem depthwise", c, c, 3, size, act=inner, groups=c),
-        conv_layer("stem project", c, c, 1, size),
+        conv_layer("stem depthwise", c, c, 3, last, stride=second, act=inner, groups=c),
+        *gate,
+        conv_layer("stem project", c, head.out, 1, last),
     ]
 
 
 def _exit(stage, side, n_classes):
-    t1, t2 = stage.tail
-    first = conv_layer("exit conv1", stage.c_out, t1, 1, side, act="h_swish")
+    widths, act, bias = stage.tail
+    wide, *mixed = widths
+    first = conv_layer("exit conv1", stage.c_out, wide, 1, side, act=act)
     # the pooling that follows has no row of its own
-    first = first._replace(macs_tp=first.macs_tp + pooling(t1, side))
+    first = first._replace(macs_tp=first.macs_tp + pooling(wide, side))
     return [
         first,
-        conv_layer("exit conv2", t1, t2, 1, 1, act="h_swish", bn=False),
-        conv_layer("exit linear", t2, n_classes, 1, 1, bias=True, bn=False),
+        *(conv_layer("exit conv2", wide, t, 1, 1, act=act, bias=bias, bn=False) for t in mixed),
+        conv_layer("exit linear", widths[-1], n_classes, 1, 1, bias=True, bn=False),
     ]
 
 
@@ -133,7 +137,7 @@ def _table(space, n_classes, width, resolution):
     1, 3), int64."""
     layout = space.layout(width)
     stem, tails, levels = _sum(_stem(layout, resolution)), [], []
-    side = after(layout.stem_stride, resolution)
+    side = layout.head.side(resolution)
     for stage in layout.stages:
         for first in (True, False):
             place = stage.place(first)

@@ -58,6 +58,16 @@ def depthwise(x, weight, stride):
     return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, groups=len(weight))
 
 
+def end_padded(convolve, x):
+    """A convolution of stride 2 that pads even sides at the end only, from one that pads both ends.
+
+    One more row in front moves all windows back by one; the first then lies outside of the image.
+    Source: TensorFlow's padding "SAME".
+    """
+    rows, columns = (1 - side % 2 for side in x.shape[-2:])
+    return convolve(F.pad(x, (columns, 0, rows, 0)))[..., rows:, columns:]
+
+
 class _Depthwise(torch.autograd.Function):
     """conv2d(groups=C) with another weight gradient: unless the kernel is at most three columns
     wide, the library's own multiplies dense blocks of 16 channels and throws 15 of every 16
@@ -158,16 +168,16 @@ def _framed(t, height, width, top, left, slack=0):
     return flat
 
 
-def pointwise(x, weight):
-    """1x1 convolution without bias, on small maps as a product: x (B, C, H, W), weight (D, C, 1, 1)
-    -> (B, D, H, W).
+def pointwise(x, weight, bias=None):
+    """1x1 convolution, on small maps as a product: x (B, C, H, W), weight (D, C, 1, 1) -> (B, D, H,
+    W).
 
     In channels-last the product reads x as it lies, and its two gradients cost less than a
     convolution's.
     """
     if max(x.shape[-2:]) > 3:
-        return F.conv2d(x, weight)
-    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, bias)
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def first(tensor, n):
@@ -200,12 +210,12 @@ def batch_norm(bn, x):
 def squeeze_excite(se, x):
     """Squeeze-and-excitation of x (B, C, H, W) with the first channels of `se`; the hidden width
     follows x."""
-    n, hidden = x.shape[1], se_hidden(x.shape[1])
+    n, hidden = x.shape[1], se_hidden(x.shape[1], se.divisor)
     mean = x.sum((2, 3)) / x[0, 0].numel()  # unlike mean's, the gradient of a sum is a view
-    gate = F.relu(
+    gate = se.act(
         F.linear(mean, se.reduce.weight[:hidden, :n].flatten(1), first(se.reduce.bias, hidden))
     )
-    gate = F.hardsigmoid(
+    gate = se.gate(
         F.linear(gate, se.expand.weight[:n, :hidden].flatten(1), first(se.expand.bias, n))
     )
     return x * gate[:, :, None, None]

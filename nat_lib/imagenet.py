@@ -24,7 +24,11 @@ def file_of(name, folder=None, download=False):
     folder   : that holds the file under torchvision's name for it; None: torch's own cache
     download : fetch it into the folder if it is missing
     """
-    url = url_of(name)
+    return fetched(url_of(name), name, folder, download)
+
+
+def fetched(url, name, folder=None, download=False):
+    """Path of the file of an address in a folder, see `file_of`."""
     folder = Path(folder).expanduser() if folder else Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / Path(url).name
     if not path.exists():

@@ -6,34 +6,44 @@ Source: Once-for-All, arXiv:1908.09791; OFAv2, arXiv:2302.01888; thesis 3.2 and 
 """
 
 from collections import OrderedDict
-from functools import partial
 
 from torch import nn
 
 from nat_lib import elastic
-from nat_lib.blocks import se_hidden
-
-ACTIVATIONS = {
-    "relu": partial(nn.ReLU, inplace=True),  # batch norm's gradient needs no output
-    "h_swish": nn.Hardswish,
-}
+from nat_lib.blocks import ACTS, GATES, se_hidden
 
 
-def conv(c_in, c_out, kernel=1, stride=1, groups=1, bias=False):
-    return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=bias)
+def activation(name):
+    """The module of a row of `blocks.ACTS`."""
+    module = getattr(nn, ACTS[name].module)
+    return module(inplace=True) if name == "relu" else module()  # BN's gradient needs no output
+
+
+class EndPadded(nn.Conv2d):
+    """A strided convolution that pads even sides at the end only, as TensorFlow does."""
+
+    def forward(self, x):
+        return elastic.end_padded(super().forward, x)
+
+
+def conv(c_in, c_out, kernel=1, stride=1, groups=1, bias=False, end=False):
+    """A "same"-padded convolution."""
+    kind = EndPadded if end and stride > 1 else nn.Conv2d
+    return kind(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=bias)
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gate after the depthwise part; hard sigmoid, reduction 4.  x: (B, C, H, W)."""
+    """Channel gate after the depthwise part.  x: (B, C, H, W);  gate: a key of `blocks.GATES`."""
 
-    def __init__(self, c):
+    def __init__(self, c, gate="mobilenet_v3"):
         super().__init__()
-        hidden = se_hidden(c)
-        self.reduce, self.relu = conv(c, hidden, bias=True), nn.ReLU()
-        self.expand, self.gate = conv(hidden, c, bias=True), nn.Hardsigmoid()
+        row = GATES[gate]
+        hidden, self.divisor = se_hidden(c, row.divisor), row.divisor
+        self.reduce, self.act = conv(c, hidden, bias=True), getattr(nn, ACTS[row.inner].module)()
+        self.expand, self.gate = conv(hidden, c, bias=True), getattr(nn, row.module)()
 
     def forward(self, x):
-        return x * self.gate(self.expand(self.relu(self.reduce(x.mean((2, 3), keepdim=True)))))
+        return x * self.gate(self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True)))))
 
 
 class MBConv(nn.Module):
@@ -43,16 +53,16 @@ class MBConv(nn.Module):
     With mid = None there is no expansion (the fixed block of the stem).
     """
 
-    def __init__(self, c_in, c_out, mid, kernel, stride, act, se, residual):
+    def __init__(self, place, mid, kernel, residual):
         super().__init__()
-        width = mid or c_in
+        c_in, c_out, width = place.c_in, place.c_out, mid or place.c_in
         if mid:
             self.expand, self.bn1 = conv(c_in, mid), nn.BatchNorm2d(mid)
-        self.depthwise = conv(width, width, kernel, stride, groups=width)
+        self.depthwise = conv(width, width, kernel, place.stride, groups=width, end=place.end)
         self.bn2 = nn.BatchNorm2d(width)
-        self.se = SqueezeExcite(width) if se else None
+        self.se = SqueezeExcite(width, place.gate) if place.gate else None
         self.project, self.bn3 = conv(width, c_out), nn.BatchNorm2d(c_out)
-        self.act, self.residual, self.has_expansion = ACTIVATIONS[act](), residual, bool(mid)
+        self.act, self.residual, self.has_expansion = activation(place.act), residual, bool(mid)
 
     def forward(self, x):
         h = self.act(self.bn1(self.expand(x))) if self.has_expansion else x
@@ -70,7 +80,7 @@ def mbconv_view(block, x, kernel, mid, matrices):
     h = elastic.pointwise(x, elastic.first(block.expand.weight, mid))  # (B, mid, H, W)
     h = block.act(elastic.batch_norm(block.bn1, h))
     weight = elastic.kernel_view(elastic.first(block.depthwise.weight, mid), kernel, matrices)
-    h = elastic.depthwise(h, weight, block.depthwise.stride[0])
+    h = depthwise_view(block.depthwise, h, weight)
     h = block.act(elastic.batch_norm(block.bn2, h))
     h = elastic.squeeze_excite(block.se, h) if block.se is not None else h
     h = elastic.pointwise(h, elastic.leading(block.project.weight, mid))
@@ -78,15 +88,23 @@ def mbconv_view(block, x, kernel, mid, matrices):
     return x + h if block.residual else h
 
 
-def stem_layers(layout):
-    """The head: a strided convolution and a fixed block without expansion."""
-    c, (outer, inner) = layout.stem, layout.stem_acts
+def depthwise_view(layer, x, weight):
+    """A depthwise convolution with another kernel than its own."""
+
+    def convolve(padded):
+        return elastic.depthwise(padded, weight, layer.stride[0])
+
+    return elastic.end_padded(convolve, x) if isinstance(layer, EndPadded) else convolve(x)
+
+
+def stem_layers(head):
+    """The `plans.Head`: a convolution and a fixed block without expansion."""
     return nn.Sequential(
         OrderedDict(
-            conv=conv(3, c, 3, layout.stem_stride),
-            bn=nn.BatchNorm2d(c),
-            act=ACTIVATIONS[outer](),
-            block=MBConv(c, c, None, 3, 1, inner, False, residual=True),
+            conv=conv(3, head.conv, 3, head.strides[0], end=head.end),
+            bn=nn.BatchNorm2d(head.conv),
+            act=activation(head.acts[0]),
+            block=MBConv(head.place, None, 3, head.residual),
         )
     )
 
@@ -95,31 +113,34 @@ def stem_view(stem, x):
     """`stem_layers` with the fast gradients; nothing in it is elastic."""
     block = stem.block
     x = stem.act(elastic.batch_norm(stem.bn, stem.conv(x)))
-    h = elastic.depthwise(x, block.depthwise.weight, 1)
+    h = depthwise_view(block.depthwise, x, block.depthwise.weight)
     h = block.act(elastic.batch_norm(block.bn2, h))
-    return x + elastic.batch_norm(block.bn3, block.project(h))
+    h = elastic.squeeze_excite(block.se, h) if block.se is not None else h
+    h = elastic.batch_norm(block.bn3, block.project(h))
+    return x + h if block.residual else h
 
 
-def exit_layers(c, t1, t2, n_classes, dropout):
+def exit_layers(c, tail, n_classes, dropout):
     """A classifier on a stage output (B, c, H, W) -> (B, n_classes): the tail of MobileNetV3 at the
-    given widths."""
-    return nn.Sequential(
-        OrderedDict(
-            conv1=conv(c, t1),
-            bn=nn.BatchNorm2d(t1),
-            act1=nn.Hardswish(),
-            pool=nn.AdaptiveAvgPool2d(1),
-            conv2=conv(t1, t2),
-            act2=nn.Hardswish(),
-            flatten=nn.Flatten(),
-            dropout=nn.Dropout(dropout),
-            linear=nn.Linear(t2, n_classes),
-        )
+    widths of a `plans.Tail`, or without its second convolution."""
+    wide, *mixed = tail.widths
+    layers = OrderedDict(
+        conv1=conv(c, wide),
+        bn=nn.BatchNorm2d(wide),
+        act1=activation(tail.act),
+        pool=nn.AdaptiveAvgPool2d(1),
     )
+    for width in mixed:
+        layers |= {"conv2": conv(wide, width, bias=tail.bias), "act2": activation(tail.act)}
+    layers |= {"flatten": nn.Flatten(), "dropout": nn.Dropout(dropout)}
+    layers["linear"] = nn.Linear(tail.widths[-1], n_classes)
+    return nn.Sequential(layers)
 
 
 def exit_view(tail, x):
     """`exit_layers` with the fast gradients; nothing in it is elastic."""
     x = tail.act1(elastic.batch_norm(tail.bn, elastic.pointwise(x, tail.conv1.weight)))
-    x = tail.act2(elastic.pointwise(tail.pool(x), tail.conv2.weight))  # (B, t2, 1, 1)
+    x = tail.pool(x)  # (B, t1, 1, 1)
+    if hasattr(tail, "conv2"):
+        x = tail.act2(elastic.pointwise(x, tail.conv2.weight, tail.conv2.bias))  # (B, t2, 1, 1)
     return tail.linear(tail.dropout(tail.flatten(x)))

@@ -6,17 +6,17 @@ tells its nine supernets apart stands in `NETWORKS`.
 Source: thesis Tables 3.1 and 5.1.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import yaml
 
-from nat_lib.blocks import BRANCHES, Place
+from nat_lib.blocks import ACTS, BRANCHES, GATES, Place, after
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT
 
-ACTS = ("relu", "h_swish")
+PADDINGS = ("both", "end")
 
 
 class Network(NamedTuple):
@@ -77,37 +77,54 @@ class Plan(Value):
     """The numbers of a family of networks.
 
     channels        : stem and stages at width 1.0, before rounding to 8 (a space may give others)
-    stem_stride     : of the first convolution;  stem_acts : after it, and inside the fixed block
+    stem_wide       : channels of the first convolution, as a multiple of the stem's
+    stem_strides, stem_acts : of the first convolution and of the fixed block behind it
+    stem_gate       : squeeze-and-excitation in the fixed block?
     strides, acts, gates : per stage: stride of its first block, activation, squeeze-and-excitation?
+    gate            : which squeeze-and-excitation, a row of `blocks.GATES`
     kernels, expands, depths : legal values, ascending; the largest depth is the number of slots
     branches        : rows of `blocks.BRANCHES` that a parallel level may combine; the first one is
                       the block of all other networks
-    tail            : widths of the two convolutions of an exit, as multiples of its channels
+    tail            : widths of the one or two convolutions of an exit, as multiples of its channels
+    tail_act, tail_bias : their activation; has the second one a bias?
+    padding         : "both" ends, or as TensorFlow "end", of even sides before a stride of 2
+    bn_eps          : added to the variance by batch norm
     """
 
     name: str = "thesis"
     channels: tuple[int, ...] = (16, 24, 40, 80, 112, 160)
-    stem_stride: int = 2
+    stem_wide: float = 1.0
+    stem_strides: tuple[int, ...] = (2, 1)
     stem_acts: tuple[str, ...] = ("h_swish", "relu")
+    stem_gate: bool = False
     strides: tuple[int, ...] = (2, 2, 2, 1, 2)
     acts: tuple[str, ...] = ("relu", "relu", "h_swish", "h_swish", "h_swish")
     gates: tuple[bool, ...] = (False, True, False, True, True)
+    gate: str = "mobilenet_v3"
     kernels: tuple[int, ...] = (3, 5, 7)
     expands: tuple[int, ...] = (3, 4, 6)
     depths: tuple[int, ...] = (2, 3, 4)
     branches: tuple[str, ...] = ("irb", "pointwise", "transform")
-    tail: tuple[int, int] = (6, 8)
+    tail: tuple[float, ...] = (6, 8)
+    tail_act: str = "h_swish"
+    tail_bias: bool = False
+    padding: str = "both"
+    bn_eps: float = 1e-5
 
     def __post_init__(self):
         n = len(self.strides)
-        for name, wanted in (("channels", n + 1), ("acts", n), ("gates", n), ("stem_acts", 2)):
+        lengths = {"channels": n + 1, "acts": n, "gates": n, "stem_acts": 2, "stem_strides": 2}
+        for name, wanted in lengths.items():
             given = len(getattr(self, name))
             if given != wanted:
                 raise Refusal(
                     f"plan {self.name}: {name} has {given} values for {n} stages, give {wanted}"
                 )
-        for act in (*self.acts, *self.stem_acts):
+        for act in (*self.acts, *self.stem_acts, self.tail_act):
             one_of(f"plan {self.name}: activation", act, ACTS)
+        one_of(f"plan {self.name}: gate", self.gate, GATES)
+        one_of(f"plan {self.name}: padding", self.padding, PADDINGS)
+        one_of(f"plan {self.name}: number of values of tail", len(self.tail), (1, 2))
         for branch in self.branches:
             one_of(f"plan {self.name}: branch", branch, BRANCHES)
         for name in ("kernels", "expands", "depths"):
@@ -118,15 +135,85 @@ class Plan(Value):
                 )
         if not self.branches or any(k % 2 == 0 for k in self.kernels):
             raise Refusal(f"plan {self.name}: give at least one branch, and odd kernels")
-        if min(self.stem_stride, *self.strides) < 1:
+        if min(*self.stem_strides, *self.strides) < 1:
             raise Refusal(f"plan {self.name}: strides are 1 or more")
+        if self.padding == "end" and max(*self.stem_strides, *self.strides) > 2:
+            raise Refusal(f"plan {self.name}: padding 'end' is for strides of 1 and 2")
+        if min(*self.tail, self.stem_wide, self.bn_eps) <= 0:
+            raise Refusal(f"plan {self.name}: tail, stem_wide and bn_eps are above 0")
 
 
 THESIS = Plan()
 # Nothing is lost in the stem: 28 to 40 pixels end as 4x4.  At 32 pixels EE_D has 2 to 41 million
 # MACs: from a sixth of a ResNet-8 to a ResNet-20.
-SMALL = Plan("small", (8, 8, 16, 32, 48, 64), stem_stride=1, strides=(1, 2, 2, 1, 2))
-PLANS = {"thesis": THESIS, "small": SMALL}
+SMALL = Plan("small", (8, 8, 16, 32, 48, 64), stem_strides=(1, 1), strides=(1, 2, 2, 1, 2))
+# MobileNetV2 (arXiv:1801.04381) with choices around it: its own subnet has kernel 3, expand 6.
+MOBILENET_V2 = Plan(
+    "mobilenet_v2",
+    (16, 24, 32, 64, 96, 160, 320),
+    stem_wide=2.0,
+    stem_acts=("relu6", "relu6"),
+    strides=(2, 2, 2, 1, 2, 1),
+    acts=("relu6",) * 6,
+    gates=(False,) * 6,
+    kernels=(3, 5),
+    depths=(1, 2, 3, 4),
+    tail=(4,),
+    tail_act="relu6",
+)
+# EfficientNet-Lite0: MobileNetV2's parts, EfficientNet's channels (arXiv:1905.11946), no gates.
+LITE0 = replace(
+    MOBILENET_V2,
+    name="lite0",
+    channels=(16, 24, 40, 80, 112, 192, 320),
+    strides=(2, 2, 2, 1, 2, 1),
+    padding="end",
+    bn_eps=1e-3,
+)
+EFFICIENTNET_B0 = replace(
+    LITE0,
+    name="efficientnet_b0",
+    stem_acts=("silu", "silu"),
+    stem_gate=True,
+    acts=("silu",) * 6,
+    gates=(True,) * 6,
+    gate="efficientnet",
+    tail_act="silu",
+    padding="both",
+    bn_eps=1e-5,
+)
+# MobileNetV3 (arXiv:1905.02244) as torchvision has it.  The thesis's is its large one, with other
+# activations and without a bias.
+MOBILENET_V3_LARGE = replace(
+    THESIS,
+    name="mobilenet_v3_large",
+    acts=("relu", "relu", "h_swish", "h_swish", "h_swish"),
+    depths=(1, 2, 3, 4),
+    tail_bias=True,
+    bn_eps=1e-3,
+)
+MOBILENET_V3_SMALL = replace(
+    MOBILENET_V3_LARGE,
+    name="mobilenet_v3_small",
+    channels=(16, 24, 40, 48, 96),
+    stem_strides=(2, 2),
+    stem_gate=True,
+    strides=(2, 2, 1, 2),
+    acts=("relu", "h_swish", "h_swish", "h_swish"),
+    gates=(False, True, True, True),
+    tail=(6, 32 / 3),
+)
+# The space of Once-For-All (arXiv:1908.09791), whose published weights fit it, is the thesis's.
+OFA = replace(THESIS, name="ofa")
+# The thesis's networks at about half of its channels, for images of 28 to 40 pixels.
+SLIM = replace(THESIS, name="slim", channels=(8, 8, 16, 24, 32, 40))
+PLANS = {
+    plan.name: plan
+    for plan in (
+        *(THESIS, SLIM, SMALL, OFA, LITE0),
+        *(MOBILENET_V2, MOBILENET_V3_LARGE, MOBILENET_V3_SMALL, EFFICIENTNET_B0),
+    )
+}
 _KEYS = [field.name for field in fields(Plan)]
 
 
@@ -160,33 +247,66 @@ def _fields_of(path: Path) -> dict[str, Any]:
 def _alike(value: Any, like: Any) -> bool:
     """Of the same kind as the thesis's value, item by item."""
     if isinstance(like, list):
-        return isinstance(value, list) and all(type(v) is type(like[0]) for v in value)
-    return type(value) is type(like)
+        return isinstance(value, list) and all(_alike(v, like[0]) for v in value)
+    return type(value) is type(like) or {type(value), type(like)} == {int, float}
+
+
+class Head(NamedTuple):
+    """The stem at one width: channels of its convolution and behind its fixed block; strides and
+    activations of both; the block's gate; as in a `Place`: end."""
+
+    conv: int
+    out: int
+    strides: tuple[int, int]
+    acts: tuple[str, str]
+    gate: str
+    end: bool
+
+    @property
+    def place(self) -> Place:
+        """Where its fixed block stands."""
+        first = not self.residual
+        return Place(self.conv, self.out, self.strides[1], self.acts[1], self.gate, first, self.end)
+
+    @property
+    def residual(self) -> bool:
+        """Is there an identity to add?"""
+        return self.conv == self.out and self.strides[1] == 1
+
+    def side(self, pixels: int) -> int:
+        """Side of its output."""
+        return after(self.strides[1], after(self.strides[0], pixels))
+
+
+class Tail(NamedTuple):
+    """An exit at one width: channels of its one or two convolutions, their activation, bias of the
+    second."""
+
+    widths: tuple[int, ...]
+    act: str
+    bias: bool
 
 
 class Stage(NamedTuple):
-    """One stage of the body at one width. `tail` = (t1, t2) are the widths of the exit behind it;
-    None where there is no exit."""
+    """One stage of the body at one width. `tail`: the exit behind it; None where there is none."""
 
     c_in: int
     c_out: int
     stride: int
     act: str
-    se: bool
-    tail: tuple[int, int] | None
+    gate: str
+    tail: Tail | None
+    end: bool
 
     def place(self, first: bool) -> Place:
         """Where its first block stands, or one of the others."""
         if first:
-            return Place(self.c_in, self.c_out, self.stride, self.act, self.se, True)
-        return Place(self.c_out, self.c_out, 1, self.act, self.se, False)
+            return Place(self.c_in, self.c_out, self.stride, self.act, self.gate, True, self.end)
+        return Place(self.c_out, self.c_out, 1, self.act, self.gate, False, self.end)
 
 
 class Layout(NamedTuple):
-    """All channel numbers of a supernet at one width; `stem` is the width of the head convolution
-    and head block, `stem_stride` and `stem_acts` are the plan's."""
+    """All channel numbers of a supernet at one width."""
 
-    stem: int
-    stem_stride: int
-    stem_acts: tuple[str, str]
+    head: Head
     stages: tuple[Stage, ...]

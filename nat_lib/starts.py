@@ -1,16 +1,19 @@
 """Starts: the weights that a supernet begins its training with.  A new one is a function and a row.
 
-A start is written `scratch`, `ofa:PATH` or `cell:FOLDER`.  The table imports no torch.
+A start is written as its row, those that need a file or folder as `row:PATH`.  The table imports
+no torch.
 Source of "ofa": Once-for-All, arXiv:1908.09791, and the state dicts that its authors publish.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, sha256_of
+from nat_lib.pretrained import PRETRAINED, Pretrained
 
 # layers of an inverted residual block, ours and the published code's
 BLOCK = {
@@ -116,6 +119,11 @@ def scratch(path, space, width, n_classes, seed, dropout):
 
 def ofa(path, space, width, n_classes, seed, dropout):
     """See `from_ofa`; path: a file of torch."""
+    return from_ofa(_read(path), space, width, n_classes, seed, dropout)
+
+
+def _read(path) -> dict[str, Any]:
+    """The state dict in a file of torch."""
     import torch
 
     try:
@@ -124,7 +132,7 @@ def ofa(path, space, width, n_classes, seed, dropout):
         raise Refusal(f"{path} is no file of torch weights ({type(error).__name__})") from None
     if not isinstance(state, dict):
         raise Refusal(f"{path} holds a {type(state).__name__}, not a state dict of weights")
-    return from_ofa(state.get("state_dict", state), space, width, n_classes, seed, dropout)
+    return state.get("state_dict", state)
 
 
 def cell(path, space, width, n_classes, seed, dropout):
@@ -150,45 +158,104 @@ def cell(path, space, width, n_classes, seed, dropout):
     return net
 
 
+def plain(depths, path, space, width, n_classes, seed, dropout):
+    """See `pretrained.from_plain`; path: a file of torch."""
+    from nat_lib.pretrained import from_plain
+
+    return from_plain(_read(path), depths, space, width, n_classes, seed, dropout)
+
+
 # --------------------------------------------------------------------------------------- the table
+
+PLAN = "thesis"  # of starts that come with none of their own
 
 
 class Start(NamedTuple):
     """function : (path, space, width, n_classes, seed, dropout) -> `Supernet`
+    words    : what it is
     file     : what its path names, in words; None: it has none
     weights  : (path) -> the file whose content decides
+    found    : () -> the path where none is given; None: it must be given
+    here     : () -> the path if it is on this machine: what `auto` asks
+    plan     : (path) -> the plan, as in `plans.named`, that goes with it
     """
 
     function: Callable[..., Any]
+    words: str
     file: str | None = None
     weights: Callable[[Path], Path] = Path
+    found: Callable[[], Path] | None = None
+    here: Callable[[], Path | None] = lambda: None
+    plan: Callable[[Path | None], str] = lambda path: PLAN
+
+
+def _of_cell(path: Path) -> Path:
+    return path / "best.safetensors"
+
+
+def _of_pretrained(name: str, row: Pretrained) -> Start:
+    return Start(
+        partial(plain, row.depths),
+        row.words,
+        "their file",
+        found=partial(row.file, name),
+        here=partial(row.here, name),
+        plan=lambda path: name,
+    )
 
 
 STARTS = {
-    "scratch": Start(scratch),
-    "ofa": Start(ofa, "a published OFA MobileNetV3 state dict"),
-    "cell": Start(cell, "the folder of a finished phase", lambda path: path / "best.safetensors"),
+    "scratch": Start(scratch, "random weights", plan=lambda path: "slim"),
+    "ofa": Start(ofa, "a published supernet", "a published OFA MobileNetV3 state dict"),
+    "cell": Start(cell, "a supernet of ours", "the folder of a finished phase", _of_cell),
+    **{name: _of_pretrained(name, row) for name, row in PRETRAINED.items()},
 }
+AUTO = "auto"  # the first row from PRETRAINED that is on this machine, otherwise scratch
+
+
+def best() -> str:
+    """The start that `auto` stands for on this machine."""
+    return next((name for name, row in STARTS.items() if row.here()), "scratch")
 
 
 def parsed(text: str) -> tuple[Start, Path | None]:
     """(row, path) of a start as it is written; a Refusal says how they are written."""
     name, colon, path = text.partition(":")
     row = STARTS.get(name)
-    if row is None or bool(row.file) != bool(path) or bool(colon) != bool(path):
-        raise Refusal(f"start: {text!r} is not one of {', '.join(_written())}")
+    if row is None or bool(colon) != bool(path):
+        raise Refusal(f"start: {text!r} is not one of {AUTO}, {', '.join(_written())}")
+    if bool(path) != bool(row.file) and not row.found:
+        raise Refusal(f"start: {text!r} is not one of {AUTO}, {', '.join(_written())}")
     return row, (ROOT / Path(path).expanduser()) if path else None
+
+
+def located(text: str) -> tuple[Start, Path | None]:
+    """(row, path) of a start, its path found where none is given."""
+    row, path = parsed(text)
+    return row, path or (row.found() if row.found else None)
+
+
+def plan_of(text: str) -> str:
+    """The plan that goes with a start, as in `plans.named`."""
+    row, path = parsed(text)
+    return row.plan(path)
+
+
+def told(text: str) -> str:
+    """A start in words."""
+    return f"{text} ({parsed(text)[0].words})"
 
 
 def _written() -> Iterator[str]:
     for name, row in STARTS.items():
-        yield f"{name}:PATH ({row.file})" if row.file else name
+        path = f":PATH ({row.file})" if row.file else ""
+        yield f"{name} or {name}{path}" if row.found else f"{name}{path}"
 
 
 def identity(text: str) -> dict[str, str]:
     """What the numbers of a supernet that starts so depend on, wherever the file lies: {} for
     random weights."""
-    row, path = parsed(text)
+    row, path = located(text)
     if path is None:
         return {}
     file = row.weights(path)
@@ -199,5 +266,5 @@ def identity(text: str) -> dict[str, str]:
 
 def start(text: str, space, width: float, n_classes: int, seed: int, dropout: float):
     """The `Supernet` of a space with the weights of a start."""
-    row, path = parsed(text)
+    row, path = located(text)
     return row.function(path, space, width, n_classes, seed, dropout)

@@ -83,7 +83,7 @@ class Network(nn.Module):
         layout, kept = space.layout(arch.width), (arch.exit,) if exits is None else exits
         self.several = exits is not None
         self.subnet = space, arch, n_classes, exits  # for the ledger
-        self.stem = stem_layers(layout)
+        self.stem = stem_layers(layout.head)
         self.stages = nn.ModuleList()
         for s in range(kept[-1]):
             levels = [level_of(space, arch, s, b) for b in range(arch.depth[s])]
@@ -91,7 +91,10 @@ class Network(nn.Module):
         self.exits = nn.ModuleDict()
         for i in kept:
             stage = layout.stages[i - 1]
-            self.exits[str(i)] = exit_layers(stage.c_out, *stage.tail, n_classes, dropout)
+            self.exits[str(i)] = exit_layers(stage.c_out, stage.tail, n_classes, dropout)
+        for m in self.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.eps = space.plan.bn_eps
 
     def forward(self, x):
         x, logits = self.stem(x), []

@@ -44,10 +44,14 @@ def hooked_cost(network, x):
         nn.Linear: linear,
         nn.BatchNorm2d: elements,
         nn.Hardswish: elements,
+        nn.SiLU: elements,
         nn.AdaptiveAvgPool2d: mean,
     }
     handles = [
-        m.register_forward_hook(hooks[type(m)]) for m in network.modules() if type(m) in hooks
+        m.register_forward_hook(hook)
+        for m in network.modules()
+        for kind, hook in hooks.items()
+        if isinstance(m, kind)
     ]
 
     def gated(m, i, o):

@@ -53,13 +53,13 @@ def test_middle_and_gate_widths():
 
 def test_plan_is_thesis_table_3_1():
     layout = Space("EE_B").layout(1.0)
-    assert layout.stem == 16
+    assert layout.head.out == 16
     assert [s.c_out for s in layout.stages] == [24, 40, 80, 112, 160]
     assert [s.c_in for s in layout.stages] == [16, 24, 40, 80, 112]
     assert [s.stride for s in layout.stages] == [2, 2, 2, 1, 2]
     assert [s.act for s in layout.stages] == ["relu", "relu", "h_swish", "h_swish", "h_swish"]
-    assert [s.se for s in layout.stages] == [False, True, False, True, True]
-    assert [s.tail for s in layout.stages] == [
+    assert [bool(s.gate) for s in layout.stages] == [False, True, False, True, True]
+    assert [s.tail and s.tail.widths for s in layout.stages] == [
         (144, 192),
         (240, 320),
         (480, 640),
@@ -67,8 +67,8 @@ def test_plan_is_thesis_table_3_1():
         (960, 1280),
     ]
     wide = Space("EE_B").layout(1.2)
-    assert (wide.stem, [s.c_out for s in wide.stages]) == (24, [32, 48, 96, 136, 192])
-    assert [s.tail for s in wide.stages] == [
+    assert (wide.head.out, [s.c_out for s in wide.stages]) == (24, [32, 48, 96, 136, 192])
+    assert [s.tail and s.tail.widths for s in wide.stages] == [
         (176, 232),
         (288, 384),
         (576, 768),
@@ -78,14 +78,18 @@ def test_plan_is_thesis_table_3_1():
 
 
 def test_author_scales_the_tails_of_staged_networks_twice():
-    tails = [s.tail for s in Space("EE_B", tail_scaling="twice").layout(1.2).stages]
+    tails = [
+        s.tail and s.tail.widths for s in Space("EE_B", tail_scaling="twice").layout(1.2).stages
+    ]
     assert tails == [(232, 304), (344, 464), (688, 920), (976, 1304), (1384, 1840)]
-    assert Space("BASE", tail_scaling="twice").layout(1.2).stages[-1].tail == (1152, 1536)
+    assert Space("BASE", tail_scaling="twice").layout(1.2).stages[-1].tail.widths == (1152, 1536)
     assert Space("EE_B", tail_scaling="twice").layout(1.0) == Space("EE_B").layout(1.0)
 
 
 def test_single_exit_networks_have_one_tail():
-    assert [s.tail for s in Space("SE_DP").layout(1.0).stages] == [None] * 4 + [(960, 1280)]
+    assert [s.tail and s.tail.widths for s in Space("SE_DP").layout(1.0).stages] == [None] * 4 + [
+        (960, 1280)
+    ]
 
 
 def test_flags_are_those_of_thesis_table_5_1():

@@ -18,6 +18,7 @@ from torchvision.ops import SqueezeExcitation
 
 from nat_lib import cost
 from nat_lib.arch import Space
+from nat_lib.blocks import Place
 from nat_lib.errors import Refusal
 from nat_lib.modules import MBConv, SqueezeExcite
 from nat_lib.report import schematics, style
@@ -231,7 +232,7 @@ def test_the_block_of_mobilenet_v3_has_the_channels_of_the_cost_table():
             row.out,
         )
         run = convolutions_run(
-            MBConv(row[2], row.out, row.middle, 3, 1, "relu", True, True),
+            MBConv(Place(row[2], row.out, 1, "relu", "mobilenet_v3", False), row.middle, 3, True),
             torch.zeros(1, row[2], 8, 8),
         )
         assert [c[3] for c in run] == [row.middle, row.middle, row.gate, row.middle, row.out]

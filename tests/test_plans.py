@@ -8,6 +8,7 @@ import pytest
 import torch
 from networks import counting_work, disturbed, hooked_cost
 from torch import nn
+from torchvision.models import mobilenet_v2
 
 from nat_lib import blocks
 from nat_lib.arch import Arch, Space
@@ -16,7 +17,8 @@ from nat_lib.cost import count, layers
 from nat_lib.curricula import choices_after, phases_for
 from nat_lib.errors import Refusal
 from nat_lib.latency_table import build_table
-from nat_lib.plans import THESIS, Plan
+from nat_lib.plans import NETWORKS, PLANS, THESIS, Plan
+from nat_lib.pretrained import PRETRAINED
 from nat_lib.report import shapes
 from nat_lib.report.schematics import draw_parallel_level
 from nat_lib.supernet import Supernet
@@ -131,7 +133,7 @@ def test_phases_open_what_table_5_2_says():
 FINE = Plan(
     name="fine",
     channels=(8, 8, 16, 24),
-    stem_stride=1,
+    stem_strides=(1, 1),
     stem_acts=("relu", "h_swish"),
     strides=(1, 2, 3),
     acts=("h_swish", "relu", "relu"),
@@ -180,14 +182,58 @@ def test_the_plan_of_the_thesis_goes_without_saying():
     "change, words",
     [
         ({"strides": (1, 2)}, "channels has 4 values for 2 stages, give 3"),
-        ({"acts": ("relu", "relu", "gelu")}, "activation = 'gelu' .*relu, h_swish"),
+        ({"acts": ("relu", "relu", "gelu")}, "activation = 'gelu' .*relu, relu6, h_swish"),
         ({"branches": ("conv",)}, "branch = 'conv' .*irb, pointwise, transform"),
         ({"kernels": (5, 3)}, "ascending"),
         ({"kernels": (2, 4)}, "odd"),
-        ({"stem_stride": 0}, "1 or more"),
+        ({"stem_strides": (0, 1)}, "1 or more"),
     ],
 )
 def test_a_wrong_plan_is_told_in_one_line(change, words):
     with pytest.raises(Refusal, match=words) as refusal:
         replace(FINE, **change)
     assert "\n" not in str(refusal.value)
+
+
+# -------------------------------------------------------------------------------- the rows of PLANS
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_on_every_plan_is_a_value(plan, name):
+    space = Space(name, (32, 40), (1.0, 1.2), plan=plan)
+    archs = space.sample(20, np.random.default_rng(0))
+    assert space.decode(space.encode(archs)) == archs
+    assert Space.from_dict(space.to_dict()) == space
+    total = count(archs, space, 5)
+    assert [layers(a, space, 5).macs.sum() for a in archs[:3]] == total.macs[:3].tolist()
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("name", ["BASE", "EE_DP"])
+def test_networks_of_every_plan_are_extracted_and_counted(plan, name):
+    narrow = tuple(8 * (1 + s // 2) for s in range(len(plan.channels)))
+    space = Space(name, (21, 32), (1.0,), narrow, plan=plan)
+    assert_extracted_computes_the_same(space)
+    assert_counts_equal_hooks(space)
+
+
+def test_mobilenet_v2_costs_what_torchvisions_does():
+    space = Space("BASE", (224,), (1.0,), plan=PLANS["mobilenet_v2"])
+    own = space.arch(kernel=3, expand=6, depth=PRETRAINED["mobilenet_v2"].depths)
+    theirs = hooked_cost(mobilenet_v2().eval(), torch.zeros(1, 3, 224, 224))
+    assert tuple(count([own], space, 1000)[["params", "macs"]].iloc[0]) == theirs[:2]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"gate": "none"}, "gate = 'none' .*mobilenet_v3, efficientnet"),
+        ({"padding": "end", "strides": (1, 2, 3)}, "strides of 1 and 2"),
+        ({"tail": (1, 2, 3)}, "choose one of 1, 2"),
+        ({"tail": (0,)}, "above 0"),
+    ],
+)
+def test_what_a_plan_cannot_be(change, words):
+    with pytest.raises(Refusal, match=words):
+        replace(FINE, **change)

@@ -2,17 +2,23 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
 import torch
+import torchvision
+from torch.nn import functional as F
 
-from nat_lib import starts
+from nat_lib import pretrained, starts
 from nat_lib.arch import Space
 from nat_lib.cells import open_cell
 from nat_lib.errors import Refusal
 from nat_lib.files import save_weights
 from nat_lib.plans import named
+from nat_lib.pretrained import PRETRAINED, from_plain
+from nat_lib.run.params import load_experiment, load_profile
 from nat_lib.supernet import Supernet
 
 WIDTHS = (1.0, 1.2)
@@ -103,10 +109,165 @@ def test_weights_of_another_width_or_network_are_refused(tmp_path):
         starts.start(f"ofa:{tmp_path}/a.pt", Space("BASE"), 1.0, 10, 0, 0.0)
 
 
-@pytest.mark.parametrize("text", ["ofa", "scratch:x", "imagenet", "ofa:", ""])
+@pytest.mark.parametrize("text", ["ofa", "scratch:x", "imagenet", "ofa:", "lite0:", ""])
 def test_a_start_that_is_none_is_told_how_they_are_written(text):
-    with pytest.raises(Refusal, match="is not one of scratch, ofa:PATH"):
+    with pytest.raises(Refusal, match="is not one of auto, scratch, ofa:PATH"):
         starts.parsed(text)
+
+
+# ------------------------------------------------------------------------ plain pretrained networks
+
+
+def disturb(state):
+    """Random values of a size at which every layer matters."""
+    g = torch.Generator().manual_seed(0)
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            tensor.add_(0.05 * torch.randn(tensor.shape, generator=g))
+            if name.endswith("running_var"):
+                tensor.abs_().add_(0.5)
+    return state
+
+
+def lite0_state():
+    """A state dict as the wheel's, with 6 classes: every layer's name and shape."""
+    state = {}
+
+    def conv(name, c_out, c_in, kernel=1):
+        state[f"{name}.weight"] = torch.zeros(c_out, c_in, kernel, kernel)
+
+    def norm(name, c):
+        for kind in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{name}.{kind}"] = torch.ones(c)
+        state[f"{name}.num_batches_tracked"] = torch.tensor(0)
+
+    conv("_conv_stem", 32, 3, 3)
+    norm("_bn0", 32)
+    for i, (c_in, c_out, kernel, _) in enumerate(LITE0):
+        mid, block = c_in * (6 if i else 1), f"_blocks.{i}"
+        if i:
+            conv(f"{block}._expand_conv", mid, c_in)
+            norm(f"{block}._bn0", mid)
+        conv(f"{block}._depthwise_conv", mid, 1, kernel)
+        norm(f"{block}._bn1", mid)
+        conv(f"{block}._project_conv", c_out, mid)
+        norm(f"{block}._bn2", c_out)
+    conv("_conv_head", 1280, 320)
+    norm("_bn1", 1280)
+    state |= {"_fc.weight": torch.zeros(6, 1280), "_fc.bias": torch.zeros(6)}
+    return disturb(state)
+
+
+# (channels before and after, kernel, stride) of the blocks of EfficientNet-Lite0
+LITE0 = [(32, 16, 3, 1)]
+for _n, _kernel, _stride, _out in (
+    *((2, 3, 2, 24), (2, 5, 2, 40), (3, 3, 2, 80)),
+    *((3, 5, 1, 112), (4, 5, 2, 192), (1, 3, 1, 320)),
+):
+    for _i in range(_n):
+        LITE0.append((LITE0[-1][1], _out, _kernel, 1 if _i else _stride))
+
+
+def lite0(state, x):
+    """EfficientNet-Lite0 written down from its definition."""
+
+    def conv(name, x, stride=1, groups=1):
+        weight = state[f"{name}.weight"]
+        rows, columns = (
+            (-(-n // stride) - 1) * stride + len(weight[0, 0]) - n for n in x.shape[-2:]
+        )
+        rows, columns = max(rows, 0), max(columns, 0)
+        ends = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+        return F.conv2d(F.pad(x, ends), weight, None, stride, groups=groups)
+
+    def norm(name, x):
+        kinds = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(state[f"{name}.{kind}"] for kind in kinds), eps=1e-3)
+
+    x = F.relu6(norm("_bn0", conv("_conv_stem", x, 2)))
+    for i, (c_in, c_out, _, stride) in enumerate(LITE0):
+        block, h = f"_blocks.{i}", x
+        if i:
+            h = F.relu6(norm(f"{block}._bn0", conv(f"{block}._expand_conv", h)))
+        h = conv(f"{block}._depthwise_conv", h, stride, h.shape[1])
+        h = norm(f"{block}._bn2", conv(f"{block}._project_conv", F.relu6(norm(f"{block}._bn1", h))))
+        x = x + h if stride == 1 and c_in == c_out else h
+    x = F.relu6(norm("_bn1", conv("_conv_head", x))).mean((2, 3))
+    return F.linear(x, state["_fc.weight"], state["_fc.bias"])
+
+
+def torchvision_model(name):
+    network = getattr(torchvision.models, name)(num_classes=6).eval()
+    return disturb(network.state_dict()), network
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_the_largest_subnet_computes_what_the_pretrained_network_computes(name):
+    state, compute = (lite0_state(), None) if name == "lite0" else torchvision_model(name)
+    compute = compute or partial(lite0, state)
+    for network, width, side in (("BASE", 1.0, 64), ("EE_B", 1.2, 56), ("SE_B", 1.0, 75)):
+        space = Space(network, (side,), (1.0, 1.2), plan=named(name))
+        net = from_plain(state, PRETRAINED[name].depths, space, width).eval()
+        x, largest = torch.randn(2, 3, side, side), replace(space.largest, width=width)
+        with torch.no_grad():
+            found, wanted = net(x, largest), compute(x)
+            assert wanted.std() > 0.01
+            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(net.extract(largest)(x), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_pretrained_network_does_not_have_learns_from_the_first_step():
+    space = Space("EE_B", (32,), (1.0,), plan=named("lite0"))
+    net = from_plain(lite0_state(), PRETRAINED["lite0"].depths, space, n_classes=3).train()
+    loss = sum(o.square().mean() for o in net(torch.randn(4, 3, 32, 32), space.largest, "all"))
+    loss.backward()
+    extra = net.body.stages[0].levels[3].irb
+    assert extra.bn3.weight.abs().sum() == 0 and extra.bn3.weight.grad.abs().sum() > 0
+    assert net.body.exits["6"].linear.out_features == 3
+
+
+@pytest.mark.parametrize(
+    "plan, change, words",
+    [
+        ("thesis", {}, "give the plan of their name"),
+        ("mobilenet_v2", {"_conv_stem.weight": torch.zeros(48, 3, 3, 3)}, "give their plan"),
+        ("efficientnet_b0", {}, "give the plan"),
+    ],
+)
+def test_pretrained_weights_of_another_plan_are_refused(plan, change, words):
+    space = Space("BASE", (32,), (1.0,), plan=named(plan))
+    with pytest.raises(Refusal, match=words):
+        from_plain(lite0_state() | change, PRETRAINED["lite0"].depths, space, n_classes=3)
+
+
+def test_lite0_is_found_in_its_wheel_or_said_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    with pytest.raises(Refusal, match="pip install it, or give its file as lite0:PATH"):
+        starts.identity("lite0")
+    (tmp_path / "models").mkdir()
+    torch.save(lite0_state(), tmp_path / "models" / "lite0.pth")
+    spec = ModuleSpec(pretrained.WHEEL, None, is_package=True)
+    spec.submodule_search_locations.append(str(tmp_path))
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: spec)
+    assert starts.best() == "lite0" and starts.plan_of("lite0") == "lite0"
+    path = tmp_path / "models" / "lite0.pth"
+    assert starts.identity("lite0") == starts.identity(f"lite0:{path}")
+    space = Space("BASE", (32,), (1.0,), plan=named("lite0"))
+    for text in ("lite0", f"lite0:{path}"):
+        net = starts.start(text, space, 1.0, 4, 0, 0.0)
+        assert torch.equal(net.body.stem.conv.weight, lite0_state()["_conv_stem.weight"])
+
+
+def test_auto_is_what_lies_here_and_the_plan_follows(monkeypatch, tmp_path):
+    own = {"data_dir": str(tmp_path), "train_resolutions": [32], "eval_resolutions": [32]}
+    auto = own | {"plan": "auto", "start": "auto"}
+    for name in ("scratch", "mobilenet_v2"):
+        monkeypatch.setattr(starts, "best", lambda name=name: name)
+        profile = load_profile("own", auto)
+        assert load_experiment("ofav2_eps", auto, profile)["start"] == name
+        assert profile["plan"] == starts.plan_of(name)
+    assert load_profile("own", auto | {"start": "lite0"})["plan"] == "lite0"
+    assert load_profile("own", auto | {"plan": "small"})["plan"] == "small"
 
 
 def test_a_supernet_goes_on_from_a_finished_phase(tmp_path):

@@ -145,7 +145,7 @@ def test_dense_stage_sums_the_older_outputs(depth, formula):
 @pytest.mark.parametrize("c_in, c_out, stride", [(8, 16, 2), (8, 16, 1), (16, 16, 1)])
 def test_a_parallel_level_is_the_sum_of_its_branches(size, c_in, c_out, stride):
     torch.manual_seed(0)
-    place = Place(c_in, c_out, stride, "h_swish", True, first=c_in != c_out)
+    place = Place(c_in, c_out, stride, "h_swish", "mobilenet_v3", first=c_in != c_out)
     level = Level(place, 5, 3, code=7).eval()
     x = torch.randn(2, c_in, size, size)
     branches = {4: level.irb(x), 2: level.pointwise(x), 1: level.transform(x)}

@@ -79,8 +79,8 @@ def subnet(arch, space):
     side of its output.
     """
     layout = space.layout(arch.width)
-    shapes = [Box(0.9, 2.6, 0.9, 1.4, f"stem\n{layout.stem}")]
-    side = after(layout.stem_stride, arch.resolution)
+    shapes = [Box(0.9, 2.6, 0.9, 1.4, f"stem\n{layout.head.out}")]
+    side = layout.head.side(arch.resolution)
     for s, stage in enumerate(layout.stages):
         left, used = 1.7 + STAGE * s, s < arch.exit
         side = after(stage.stride, side)
@@ -94,7 +94,7 @@ def subnet(arch, space):
         if stage.tail:
             taken = arch.exit == s + 1
             shapes.append(Arrow(left + 3.9, 4.3, left + 3.9, 4.72, taken))
-            text = f"exit {s + 1}: {stage.tail[0]}, {stage.tail[1]}"
+            text = f"exit {s + 1}: {', '.join(map(str, stage.tail.widths))}"
             shapes.append(Box(left + 3.05, 5.0, 2.1, 0.5, text, EXIT if taken else None, 6.5))
     shapes += legend(1.9, branches(space.plan) if space.parallel else kernels())
     return 2.2 + STAGE * space.n_stages, 5.6, shapes

@@ -7,6 +7,7 @@ Every function returns DataFrames of text with the columns of the printed table,
 import numpy as np
 import pandas as pd
 
+from nat_lib.blocks import ACTS
 from nat_lib.data.catalogue import BY_THESIS as DATASETS
 from nat_lib.exits import exit_weights
 from nat_lib.results.names import MISSING
@@ -51,10 +52,11 @@ def table_2_1(network):
 def table_3_1(space, width=1.0):
     """Table 3.1 from the channel plan of a space: stem, five stages of four blocks, tail; all
     as text."""
-    layout, names = space.layout(width), {"relu": "ReLU", "h_swish": "Hswish"}
+    layout, names = space.layout(width), {name: act.label for name, act in ACTS.items()}
+    head = layout.head
     rows = [
-        ["Head", 1, "conv3x3", layout.stem, layout.stem_stride, names[layout.stem_acts[0]], 1, 0],
-        ["Head", 2, "IRB", layout.stem, 1, names[layout.stem_acts[1]], 1, 0],
+        ["Head", 1, "conv3x3", head.conv, head.strides[0], names[head.acts[0]], 1, 0],
+        ["Head", 2, "IRB", head.out, head.strides[1], names[head.acts[1]], 1, int(bool(head.gate))],
     ]
     for s, stage in enumerate(layout.stages, 1):
         rows += [
@@ -66,17 +68,18 @@ def table_3_1(space, width=1.0):
                 1 if b else stage.stride,
                 names[stage.act],
                 1,
-                int(stage.se),
+                int(bool(stage.gate)),
             ]
             for b in range(space.slots)
         ]
-    t1, t2 = layout.stages[-1].tail
-    rows += [
-        ["Tail", 1, "conv1x1", t1, 1, "Hswish", 1, 0],
-        ["Tail", 2, "GAP", t1, "", "", "", ""],
-        ["Tail", 3, "conv1x1", t2, 1, "Hswish", 0, 0],
-        ["Tail", 4, "Linear", "n_classes", "", "", "", ""],
+    (wide, *mixed), act, _ = layout.stages[-1].tail
+    tail = [
+        ["conv1x1", wide, 1, names[act], 1, 0],
+        ["GAP", wide, "", "", "", ""],
+        *(["conv1x1", width, 1, names[act], 0, 0] for width in mixed),
+        ["Linear", "n_classes", "", "", "", ""],
     ]
+    rows += [["Tail", i, *row] for i, row in enumerate(tail, 1)]
     frame = pd.DataFrame(rows, columns=printed("table_3_1").columns[1:])
     frame.insert(0, "row", range(1, len(rows) + 1))
     return frame.astype(str)

@@ -25,7 +25,7 @@ PREFIXES = {
     "post_processing": "post_",
     "predictors": "predictor_",
 }
-# The experiments whose keys a study has; of the others all: a supernet's `start` is not a network's.
+# The experiment whose keys a study has; of others all: a supernet's `start` is not a network's.
 EXPERIMENTS = {"aep_study": "aep_study", "aep_pretraining": "aep_study"}
 # Names of a cell's parameters where the profile has another one.
 OTHER_NAMES = {
@@ -63,7 +63,7 @@ AEP_LR = 1e-4  # thesis 4.2.2
 
 @cache
 def thesis_params(experiment="*") -> dict:
-    """{key: value} of the `paper` profile and of an experiment or all, sections flattened with _."""
+    """{key: value} of the `paper` profile and of an experiment or all, sections joined by _."""
     folder = ROOT / "params"
     files = [*sorted((folder / "experiments").glob(f"{experiment}.yaml"))]
     files.append(folder / "profiles" / f"{PROFILE}.yaml")

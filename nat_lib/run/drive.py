@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from nat_lib import starts
 from nat_lib.data.catalogue import DATASETS
 from nat_lib.data.shown import FOLDER
 from nat_lib.errors import Refusal
@@ -89,7 +90,9 @@ def drive(argv: list[str]) -> int:
     sizes = params.load_profile(chosen.profile, changed)
     out = outputs_folder(sizes, chosen.out and _resolved("--out", chosen.out))
     jobs = plan_jobs(chosen.profile, changed, chosen.only, out, chosen.notebooks or NOTEBOOKS)
-    said = f"profile {sizes['profile']}, data set {sizes['dataset']}, in {tell.near(out)}"
+    start = params.load_experiment("ofav2_eps", changed, sizes)["start"]
+    begins = "" if start == "scratch" else f", starts from {starts.told(start)}"
+    said = f"profile {sizes['profile']}, data set {sizes['dataset']}{begins}, in {tell.near(out)}"
     if chosen.dry_run:
         _list(jobs, out, said)
         return 0

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from nat_lib import starts
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, read_json
 from nat_lib.studies import STUDIES
@@ -160,7 +161,8 @@ def load_profile(profile: str | Path, overrides: Values | None = None) -> Values
     """All keys of a profile; `overrides` win, and those it has no key for are left alone."""
     path = profile_path(profile)
     chosen = _known(overrides, Profile)
-    values = _validated(Profile, settled(read_yaml(path) | chosen), as_shown(path), chosen)
+    found = settled(read_yaml(path) | chosen, overrides or {})
+    values = _validated(Profile, found, as_shown(path), chosen)
     check_overrides(values["switches"], f"{as_shown(path)}, switches: ")
     for key in ("data_dir", "target_dir"):
         if values[key]:
@@ -178,11 +180,26 @@ def load_experiment(
     model, path = STUDIES[study].switches, PARAMS / "experiments" / f"{study}.yaml"
     chosen = _known(overrides, model)
     of_profile = _known(profile and profile["switches"], model)
-    return _validated(model, read_yaml(path) | of_profile | chosen, as_shown(path), chosen)
+    values = read_yaml(path) | of_profile | chosen
+    if values.get("start") == starts.AUTO:
+        values["start"] = starts.best()
+    return _validated(model, values, as_shown(path), chosen)
 
 
-def settled(values: Values) -> Values:
-    """The values of a profile, resolutions that are `auto` chosen from the images at hand."""
+def settled(values: Values, overrides: Values) -> Values:
+    """The values of a profile; what is `auto` in it chosen from what is at hand: the plan by the
+    start, resolutions by the images."""
+    switches = values.get("switches")
+    switches = dict(switches) if isinstance(switches, dict) else {}
+    if values.get("plan") == starts.AUTO:
+        start = overrides.get("start", switches.get("start", "scratch"))
+        start = starts.best() if start == starts.AUTO else start
+        values = values | {"plan": starts.plan_of(str(start))}
+    return _sized(values)
+
+
+def _sized(values: Values) -> Values:
+    """Resolutions that are `auto` chosen from the images at hand."""
     asked = [key for key in ("train_resolutions", "eval_resolutions") if values.get(key) == "auto"]
     if not asked:
         return values
@@ -239,7 +256,8 @@ def given(study: str, namespace: Mapping[str, Any]) -> Values:
     model = row.sizes or Machine
     how_much = {"job_hours": 1.0} | sizes
     if set(model.model_fields) - set(how_much):
-        how_much = _known(load_profile(namespace["profile"], sizes), model) | sizes
+        start = {"start": namespace["start"]} if "start" in namespace else {}
+        how_much = _known(load_profile(namespace["profile"], sizes | start), model) | sizes
     what = {key: namespace[key] for key in row.switches.model_fields if key in namespace}
     return _validated(model, how_much, "parameters cell, sizes") | _validated(
         row.switches, what, "parameters cell"

@@ -3,7 +3,7 @@
 import pandas as pd
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from nat_lib.blocks import middle, se_hidden
+from nat_lib.blocks import GATES, middle, se_hidden
 from nat_lib.modules import SqueezeExcite
 from nat_lib.report.schematics.canvas import SHAPES, TINTS, arrow, bars, canvas, plus, sheets
 from nat_lib.report.shapes import BOX, STEM
@@ -22,7 +22,8 @@ def draw_block(space, stage=2, block=2, width=1.0):
     rows = []
     for j, e in enumerate(space.expands):
         mid = middle(c_in, e)
-        gate = [(f"gate: {mid} → {se_hidden(mid)} → {mid}", mid, STEM)] if plan.se else []
+        hidden = se_hidden(mid, GATES[plan.gate].divisor) if plan.gate else None
+        gate = [(f"gate: {mid} → {hidden} → {mid}", mid, STEM)] if hidden else []
         parts = [
             ("in", c_in, BOX),
             ("1x1 expand", mid, BOX),
@@ -36,7 +37,7 @@ def draw_block(space, stage=2, block=2, width=1.0):
                 "expand": e,
                 "in": c_in,
                 "middle": mid,
-                "gate": se_hidden(mid) if plan.se else None,
+                "gate": hidden,
                 "out": plan.c_out,
             }
         )

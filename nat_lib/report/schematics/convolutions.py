@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
-from nat_lib.modules import ACTIVATIONS, conv
+from nat_lib.modules import activation, conv
 from nat_lib.report.schematics.canvas import SHAPES, TINTS, arrow, canvas, sheets
 from nat_lib.report.shapes import BOX
 from nat_lib.report.style import COLOURS, GREY, thesis_style
@@ -94,8 +94,8 @@ def draw_activations():
     """Hard swish and ReLU as the networks use them, beside ReLU6 (thesis Figure 2.9)."""
     x = torch.linspace(-6, 8, 281)  # the activations of the networks work in place: on copies
     curves = {
-        "h-swish": ACTIVATIONS["h_swish"]()(x.clone()),
-        "ReLU": ACTIVATIONS["relu"]()(x.clone()),
+        "h-swish": activation("h_swish")(x.clone()),
+        "ReLU": activation("relu")(x.clone()),
         "ReLU6": torch.nn.ReLU6()(x),
     }
     fig, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")

@@ -1,5 +1,7 @@
 """Whole supernets: stem, stages and exits."""
 
+from math import prod
+
 import pandas as pd
 
 from nat_lib import cost
@@ -44,7 +46,7 @@ def _network(ax, space, y, width, n_classes):
     """Stem, stages and exits in a row; returns what was drawn as rows."""
     layout, rows = space.layout(width), []
     layers = cost.layers(space.arch(width=width), space, n_classes, exits="all")
-    box(ax, 1.1, y, 1.5, 1.1, f"stem\n{layout.stem} ch, /{layout.stem_stride}", STEM)
+    box(ax, 1.1, y, 1.5, 1.1, f"stem\n{layout.head.out} ch, /{prod(layout.head.strides)}", STEM)
     for s, stage in enumerate(layout.stages):
         x, here = 3.7 + 2.9 * s, layers[layers.stage == s + 1]
         size = here["size"][here.block > 0].iloc[-1]
@@ -58,11 +60,12 @@ def _network(ax, space, y, width, n_classes):
             f"S{s + 1}: {space.slots} {'levels' if space.parallel else 'blocks'}\n"
             f"{stage.c_out} ch, /{stage.stride}, {size} px\n{stage.act.replace('_', '-')}"
             + ", gate"
-            * stage.se,
+            * bool(stage.gate),
             colour_of(space.name) + "33",
             size=6.5,
         )
         if stage.tail:
+            rest = " → ".join(map(str, (*stage.tail.widths[1:], n_classes)))
             arrow(ax, (x, y + 0.65), (x, y + 1.05))
             box(
                 ax,
@@ -70,7 +73,7 @@ def _network(ax, space, y, width, n_classes):
                 y + 1.4,
                 2.1,
                 0.65,
-                f"exit {s + 1}: {stage.tail[0]}\n→ {stage.tail[1]} → {n_classes}",
+                f"exit {s + 1}: {stage.tail.widths[0]}\n→ {rest}",
                 EXIT,
                 size=6.5,
             )
@@ -90,8 +93,8 @@ def _network(ax, space, y, width, n_classes):
                 "stride": stage.stride,
                 "size": size,
                 "act": stage.act,
-                "gate": stage.se,
-                "tail": str(stage.tail),
+                "gate": bool(stage.gate),
+                "tail": str(stage.tail and stage.tail.widths),
                 "params": cells.params[True],
                 "macs": cells.macs[True],
             }
