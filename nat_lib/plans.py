@@ -205,8 +205,8 @@ MOBILENET_V3_SMALL = replace(
 )
 # The space of Once-For-All (arXiv:1908.09791), whose published weights fit it, is the thesis's.
 OFA = replace(THESIS, name="ofa")
-# The thesis's networks at about half of its channels, for images of 28 to 40 pixels.
-SLIM = replace(THESIS, name="slim", channels=(8, 8, 16, 24, 32, 40))
+# The thesis's networks at less than half of its channels, for images of 28 to 40 pixels.
+SLIM = replace(THESIS, name="slim", channels=(8, 16, 24, 32, 48, 64))
 PLANS = {
     plan.name: plan
     for plan in (
