@@ -168,6 +168,8 @@ def plain(depths, path, space, width, n_classes, seed, dropout):
 # --------------------------------------------------------------------------------------- the table
 
 PLAN = "thesis"  # of starts that come with none of their own
+KITS = Path(__file__).parent / "kits"  # supernets that ship, a folder each
+PLAN_FILE = "plan.yaml"  # in such a folder
 
 
 class Start(NamedTuple):
@@ -178,6 +180,7 @@ class Start(NamedTuple):
     found    : () -> the path where none is given; None: it must be given
     here     : () -> the path if it is on this machine: what `auto` asks
     plan     : (path) -> the plan, as in `plans.named`, that goes with it
+    place    : (what is written behind the colon) -> the path
     """
 
     function: Callable[..., Any]
@@ -187,10 +190,17 @@ class Start(NamedTuple):
     found: Callable[[], Path] | None = None
     here: Callable[[], Path | None] = lambda: None
     plan: Callable[[Path | None], str] = lambda path: PLAN
+    place: Callable[[str], Path] = lambda text: ROOT / Path(text).expanduser()
 
 
 def _of_cell(path: Path) -> Path:
     return path / "best.safetensors"
+
+
+def _kit(name: str) -> Path:
+    """The folder of a kit: beside those that ship, or anywhere."""
+    folder = KITS / name
+    return folder if folder.is_dir() else ROOT / Path(name).expanduser()
 
 
 def _of_pretrained(name: str, row: Pretrained) -> Start:
@@ -208,6 +218,14 @@ STARTS = {
     "scratch": Start(scratch, "random weights", plan=lambda path: "slim"),
     "ofa": Start(ofa, "a published supernet", "a published OFA MobileNetV3 state dict"),
     "cell": Start(cell, "a supernet of ours", "the folder of a finished phase", _of_cell),
+    "kit": Start(
+        cell,
+        "a supernet of ours that was made to start from",
+        "the name of one that ships, or a folder that nat_lib.kit has made",
+        _of_cell,
+        plan=lambda path: str(Path(path or "") / PLAN_FILE),
+        place=_kit,
+    ),
     **{name: _of_pretrained(name, row) for name, row in PRETRAINED.items()},
 }
 AUTO = "auto"  # the first row from PRETRAINED that is on this machine, otherwise scratch
@@ -226,7 +244,7 @@ def parsed(text: str) -> tuple[Start, Path | None]:
         raise Refusal(f"start: {text!r} is not one of {AUTO}, {', '.join(_written())}")
     if bool(path) != bool(row.file) and not row.found:
         raise Refusal(f"start: {text!r} is not one of {AUTO}, {', '.join(_written())}")
-    return row, (ROOT / Path(path).expanduser()) if path else None
+    return row, row.place(path) if path else None
 
 
 def located(text: str) -> tuple[Start, Path | None]:

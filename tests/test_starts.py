@@ -11,12 +11,12 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-from nat_lib import pretrained, starts
+from nat_lib import kit, pretrained, starts
 from nat_lib.arch import Space
 from nat_lib.cells import open_cell
 from nat_lib.errors import Refusal
 from nat_lib.files import save_weights
-from nat_lib.plans import named
+from nat_lib.plans import SMALL, named
 from nat_lib.pretrained import PRETRAINED, from_plain
 from nat_lib.run.params import load_experiment, load_profile
 from nat_lib.supernet import Supernet
@@ -290,3 +290,23 @@ def test_a_supernet_goes_on_from_a_finished_phase(tmp_path):
     assert starts.identity("scratch") == {}
     with pytest.raises(Refusal, match="plan, base_channels and width"):
         starts.start(text, Space("EE_D", (16,), (1.0,), (8, 16, 16)), 1.0, 5, 0, 0.0)
+
+
+def test_a_kit_is_a_finished_phase_with_its_plan(tmp_path, capsys):
+    space = Space("EE_B", (16,), (1.0,), (8, 8, 16), plan=replace(SMALL, kernels=(3, 5)))
+    net = Supernet(space, 1.0, 5, seed=2)
+    values = {"space": space.to_dict(), "width": 1.0, "n_classes": 5}
+    cell = open_cell(tmp_path, "ofav2_eps", "a", values)
+    save_weights(cell.path("best.safetensors"), net.state_dict())
+    cell.finish({}, seconds=0.0)
+    folder = tmp_path / "mine"
+    assert kit.main([str(cell.folder), str(folder)]) == 0
+    text = capsys.readouterr().out.strip().removeprefix("start=")
+    plan = named(starts.plan_of(text))
+    assert plan.channels == (8, 8, 16) and (plan.kernels, plan.strides) == ((3, 5), (1, 2))
+    same = starts.start(text, Space("EE_B", (16,), (1.0,), plan=plan), 1.0, 3, 0, 0.0)
+    assert torch.equal(same.body.stem.conv.weight, net.body.stem.conv.weight)
+    assert kit.main([str(cell.folder), str(folder)]) == 2  # a kit is never replaced
+    assert "another name" in capsys.readouterr().err
+    with pytest.raises(Refusal, match="there is no file"):
+        starts.identity("kit:nowhere")
