@@ -274,12 +274,13 @@ def identity(text: str) -> dict[str, str]:
     """What the numbers of a supernet that starts so depend on, wherever the file lies: {} for
     random weights."""
     row, path = located(text)
+    name = text.partition(":")[0]
     if path is None:
-        return {}
+        return {} if name == "scratch" else {"start": name}
     file = row.weights(path)
     if not file.is_file():
         raise Refusal(f"start: there is no file {file}: name {row.file}")
-    return {"start": text.partition(":")[0], "sha256": sha256_of(file)}
+    return {"start": name, "sha256": sha256_of(file)}
 
 
 def start(text: str, space, width: float, n_classes: int, seed: int, dropout: float):

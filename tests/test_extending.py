@@ -17,6 +17,7 @@ from nat_lib.files import ROOT
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(# (nat_lib/\S+)\n.*?)^```", PAGE, re.S | re.M)
 EXAMPLES = re.findall(r"^```python\n((?!# nat_lib).*?)^```", PAGE, re.S | re.M)
+FILES = re.findall(r"^```yaml\n(# (\S+)\n.*?)^```", PAGE, re.S | re.M)
 COMMANDS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.S | re.M)
 KIT = (
     "nat_lib",
@@ -45,6 +46,8 @@ def kit(tmp_path_factory):
     for block, file in BLOCKS:
         with open(copy / file, "a", encoding="utf-8") as module:
             module.write("\n\n" + block)
+    for text, file in FILES:
+        (copy / file).write_text(text, encoding="utf-8")
     return copy
 
 
@@ -78,9 +81,19 @@ def test_the_examples_of_the_page_run(kit):
         assert "extracted = elastic: True" in done.stdout
 
 
+def test_a_baseline_is_built_and_counted(kit):
+    code = "from nat_lib import baselines as b; print(b.macs('two_convolutions', 5, 32, 2.0))"
+    done = run(kit, [sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 8 * 8 * 25 * 3 * 32 + 4 * 4 * 9 * 32 * 64 + 64 * 5
+
+
 def test_a_curriculum_of_ones_own_trained(outputs):
     reports = [json.loads(p.read_text()) for p in outputs.glob("ofav2_eps/stripes/*/*/report.json")]
     assert {r["params"]["phase"] for r in reports} == {"Ends"}
+    assert {(r["params"]["start"], r["params"]["recipe"]["recipe"]) for r in reports} == {
+        ("quiet", "gentle")
+    }
 
 
 def test_a_backbone_is_trained_and_shown(outputs):
