@@ -10,64 +10,35 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-import torch
-import torchvision
-from torch import nn
-
 from nat_lib import ledger
 from nat_lib.blocks import round8
 from nat_lib.errors import Refusal
 
 SMALL = 64  # pixels: below, a stem does not halve the image
+MATCH = "match"  # in place of a number of MACs: those of the best subnet of a search
 WIDTHS = (0.05, 4.0)  # between which `scaled` looks
 
 
-class Residual(nn.Module):
-    """Two 3x3 convolutions beside the identity, or beside a strided 1x1 convolution."""
-
-    def __init__(self, c_in, c_out, stride):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(c_out),
-            nn.ReLU(),
-            nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(c_out),
-        )
-        plain = stride == 1 and c_in == c_out
-        match = [nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)]
-        self.skip = nn.Identity() if plain else nn.Sequential(*match)
-
-    def forward(self, x):
-        return torch.relu(self.body(x) + self.skip(x))
-
-
 def resnet(blocks, n_classes, side, width=1.0):
-    """A ResNet of CIFAR form: a 3x3 convolution, three stages of 16, 32 and 64 channels."""
-    channels = [max(1, round(c * width)) for c in (16, 32, 64)]
-    stem = 2 if side >= SMALL else 1
-    layers = [
-        nn.Conv2d(3, channels[0], 3, stem, 1, bias=False),
-        nn.BatchNorm2d(channels[0]),
-        nn.ReLU(),
-    ]
-    c_in = channels[0]
-    for stage, c_out in enumerate(channels):
-        for block in range(blocks):
-            layers.append(Residual(c_in, c_out, 2 if stage and not block else 1))
-            c_in = c_out
-    tail = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_in, n_classes)
-    return nn.Sequential(*layers, *tail)
+    """A ResNet of CIFAR form with so many blocks in each of its three stages."""
+    from nat_lib.residual import resnet
+
+    return resnet(blocks, n_classes, side, width)
 
 
 def mobilenet_v3_small(n_classes, side, width=1.0):
     """torchvision's, all channels multiplied by the width."""
+    import torchvision
+
     network = torchvision.models.mobilenet_v3_small(num_classes=n_classes, width_mult=width)
     return _fine(network, network.features[0][0], side)
 
 
 def shufflenet_v2_x0_5(n_classes, side, width=1.0):
     """torchvision's with half its channels, multiplied by the width."""
+    import torchvision
+    from torch import nn
+
     channels = [24, 48, 96, 192, 1024]
     scaled = [round8(c * width) for c in channels]
     network = torchvision.models.ShuffleNetV2([4, 8, 4], scaled, num_classes=n_classes)
@@ -85,7 +56,7 @@ def _fine(network, stem, side):
 class Baseline(NamedTuple):
     """network : (n_classes, side in pixels, width) -> nn.Module;  label : in tables and figures"""
 
-    network: Callable[..., nn.Module]
+    network: Callable[..., Any]
     label: str
 
 
@@ -97,19 +68,39 @@ BASELINES = {
 }
 
 
-def build(name: str, n_classes: int, side: int, width: float = 1.0, seed: int = 0) -> nn.Module:
-    """A baseline with random weights of a seed, its tensors channels-last."""
+def parsed(text: str) -> tuple[str, float | str | None]:
+    """(row, wanted MACs | MATCH | None) of a baseline as it is written: `resnet8`, `resnet8:2e6`,
+    `resnet8:match`."""
+    name, colon, wanted = text.partition(":")
+    try:
+        macs = float(wanted) if colon and wanted != MATCH else wanted or None
+    except ValueError:
+        macs = 0.0
+    if name not in BASELINES or macs == 0.0 or (colon and macs is None):
+        raise Refusal(
+            f"{text!r} is not one of {', '.join(BASELINES)}, nor such a one with :MACS or :{MATCH}"
+        )
+    return name, macs
+
+
+def build(name: str, n_classes: int, side: int, width: float = 1.0, seed: int = 0):
+    """A baseline with random weights of a seed; its tensors are channels-last where they may be."""
+    import torch
+
     if name not in BASELINES:
         raise Refusal(f"baseline {name!r}: use one of {', '.join(BASELINES)}")
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         network = BASELINES[name].network(n_classes, side, width)
-    return network.to(memory_format=torch.channels_last)
+    planes = any(type(m).__name__ == "Planes" for m in network.modules())
+    return network if planes else network.to(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=512)
 def macs(name: str, n_classes: int, side: int, width: float = 1.0) -> int:
     """MACs of a baseline for one image."""
+    import torch
+
     image = torch.zeros(1, 3, side, side)
     return ledger.macs_of(build(name, n_classes, side, width), image)
 

@@ -40,6 +40,7 @@ ORDER = (
     "distributed",
     ("optimizers", "schedules"),
     "train",
+    "residual",
     ("baselines", "latency", "latency_table"),
     "evaluate",
     ("data", "search"),

@@ -29,7 +29,7 @@ from nat_lib.run.params import (
 from nat_lib.studies import STUDIES
 from nat_lib.studies.models import Profile
 
-SOURCES = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+SOURCES = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)

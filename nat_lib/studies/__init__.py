@@ -70,6 +70,12 @@ STUDIES = {
         work="nat_lib.studies.work:post_processing",
     ),
     "pareto_browser": Study(models.ParetoBrowser, after=("natv2_phases", "post_processing")),
+    "take_home": Study(
+        models.TakeHome,
+        models.Worth,
+        after=("natv2_phases",),
+        work="nat_lib.studies.work:take_home",
+    ),
     "thesis_report": Study(models.ThesisReport, last=True),
 }
 

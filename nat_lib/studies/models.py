@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from nat_lib import plans, starts
+from nat_lib import baselines, plans, starts
 from nat_lib.backbone_table import BACKBONES
 from nat_lib.curricula import CURRICULA
 from nat_lib.data.catalogue import DATASETS
@@ -259,7 +259,20 @@ class Posting(Target):
     post_max_steps: Count | None
 
 
-class Profile(Pruning, Shrinking, Comparing, Searching, Posting):
+class Worth(Searching):
+    """How much of what stands beside a search."""
+
+    # rows of BASELINES; "resnet8:2e6" is scaled to 2e6 MACs, "resnet8:match" to those of the most
+    # accurate returned subnet
+    worth_baselines: Annotated[
+        list[_read_by(baselines.parsed, "baseline")], AfterValidator(_distinct)
+    ]
+    worth_budgets: Annotated[list[Literal["core", "share", "whole"]], AfterValidator(_distinct)]
+    worth_take: Count  # networks that a user takes of a search
+    worth_most_epochs: Count  # more are not trained, whatever the budget
+
+
+class Profile(Pruning, Shrinking, Comparing, Worth, Posting):
     """How much of everything."""
 
     notebooks: list[Annotated[str, Field(pattern=r"^\d{2}$")]] | None = None  # None: all of them
@@ -343,6 +356,11 @@ class Natv2Phases(Warming):
     latency: Literal["table", "measured"]
     tradeoff_reduce: Literal["min", "max"]
     tradeoff_normalise: bool
+
+
+class TakeHome(Strict):
+    seeds: Seeds
+    device: Literal["cpu", "cuda"]
 
 
 class PostProcessing(Strict):

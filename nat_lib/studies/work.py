@@ -66,3 +66,14 @@ def post_processing(params: dict[str, Any], out: Path) -> None:
         for kind in ("grid", "final"):
             for cell in post.post_selected(here, kind):
                 post.run_posts(here, kind, *cell, data, out)
+
+
+def take_home(params: dict[str, Any], out: Path) -> None:
+    """Train the baselines and score the uniform subnets beside every judged search."""
+    from nat_lib.studies import take_home as study
+    from nat_lib.studies.searches import load_target
+
+    for target in targets_of(params):
+        here = on_target(params, target)
+        data = load_target(here)
+        study.run(here, data, out)

@@ -1,0 +1,151 @@
+"""Was a search worth it?  Its subnets beside hand-made networks and uniform subnets.
+
+A search is read at given MACs: of its subnets with at most so many, the one that is best on the
+validation split.  Its test top-1 minus that of a baseline of these MACs is the difference at equal
+MACs, paired by seed.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nat_lib.cells import read_report
+from nat_lib.results import stats
+
+STUDY = "take_home"
+AT = (0.25e6, 0.5e6, 1e6, 2e6, 5e6, 12e6)  # MACs at which a front is told
+COLUMNS = ["kind", "label", "search", "seed", "budget", "epochs", "macs", "params"]
+COLUMNS += ["val_top1", "test_top1", "n_test", "seconds", "cost"]
+
+
+def points(out, dataset, folders) -> pd.DataFrame:
+    """One row per network: the subnets of the searches, uniform subnets and baselines.
+
+    folders : {seed: folder of the search}, see `studies.take_home.judged`
+    """
+    rows: list[dict] = []
+    for seed, folder in folders.items():
+        report, table = read_report(Path(folder)), pd.read_csv(Path(folder) / "subnets.csv")
+        name, n_test = Path(folder).name, report["metrics"]["n_test"]
+        shared = {"search": name, "seed": seed, "n_test": n_test}
+        told = {"kind": "search", "label": report["params"]["supernet"]} | shared
+        kept = ["macs", "params", "val_top1", "test_top1"]
+        rows += [told | row for row in table[kept].to_dict("records")]
+        for path in sorted((Path(out) / STUDY / dataset / name).glob("*/report.json")):
+            other = read_report(path.parent)
+            if other["params"]["search"] == report["hash"]:
+                rows += [shared | row for row in _told(other)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _told(report):
+    """Rows of a cell of the study: a baseline, or the uniform family."""
+    metrics, params = report["metrics"], report["params"]
+    if "rows" in metrics:
+        kept = ("macs", "params", "val_top1", "test_top1")
+        told = {"kind": "uniform", "label": "uniform subnets"}
+        return [told | {key: row[key] for key in kept} for row in metrics["rows"]]
+    told = {"kind": "baseline", "budget": params["kind"]}
+    return [told | metrics | {"seconds": report["seconds"], "cost": report["cost"]}]
+
+
+def at_most(table, macs):
+    """Of rows with at most so many MACs the one that is best on the validation split; None: there
+    is none."""
+    fitting = table[table.macs <= macs]
+    return fitting.loc[fitting.val_top1.idxmax()] if len(fitting) else None
+
+
+def front(points) -> pd.DataFrame:
+    """The search read at each of AT: mean test top-1 over seeds, their number, MACs."""
+    found = points[points.kind == "search"]
+    rows = []
+    for macs in AT:
+        picked = [at_most(table, macs) for _, table in found.groupby("seed")]
+        picked = [row for row in picked if row is not None]
+        if picked:
+            tops, costs = [row.test_top1 for row in picked], [row.macs for row in picked]
+            told = {"at_most": macs, "test_top1": np.mean(tops), "macs": np.mean(costs)}
+            rows.append(told | {"seeds": len(picked)})
+    return pd.DataFrame(rows, columns=["at_most", "test_top1", "macs", "seeds"])
+
+
+def differences(points, other="baseline") -> pd.DataFrame:
+    """Search minus every other network at equal MACs: mean difference over seeds in points of test
+    top-1, its 95 % interval [low, high], a verdict.
+
+    Of one seed the interval is what the test split and the run-to-run spread of the thesis leave
+    open.  A network that is cheaper than every subnet of the search is not judged.
+    """
+    found = points[points.kind == "search"]
+    pairs = []
+    for row in points[points.kind == other].itertuples():
+        best = at_most(found[found.seed == row.seed], row.macs)
+        if best is not None:
+            noise = np.hypot(*(stats.single_run_noise(r.test_top1, r.n_test) for r in (best, row)))
+            told = {"label": row.label, "budget": row.budget or "", "macs": row.macs}
+            told |= {"seed": row.seed, "other": row.test_top1, "search": best.test_top1}
+            pairs.append(told | {"difference": best.test_top1 - row.test_top1, "noise": noise})
+    rows = []
+    keys = ["label", "budget"]
+    for names, group in pd.DataFrame(pairs, columns=PAIRS).groupby(keys, sort=False):
+        mean, n = group.difference.mean(), len(group)
+        half = 1.96 * group.noise.iloc[0]
+        if n > 1:
+            half = float(stats.half_width(group.difference.std() / np.sqrt(n), n))
+        verdict = "beats" if mean > half else "loses to" if mean < -half else "ties with"
+        numbers = group[["macs", "other", "search"]].mean().to_dict()
+        told = {"seeds": n, "difference": mean, "low": mean - half, "high": mean + half}
+        rows.append(dict(zip(keys, names, strict=True)) | numbers | told | {"verdict": verdict})
+    return pd.DataFrame(rows, columns=JUDGED)
+
+
+PAIRS = ["label", "budget", "macs", "seed", "other", "search", "difference", "noise"]
+JUDGED = ["label", "budget", "macs", "other", "search", "seeds", "difference", "low", "high"]
+JUDGED += ["verdict"]
+
+
+def sentence(points) -> str:
+    """The verdict against the baseline that does best at its MACs, in one sentence."""
+    if not (points.kind == "search").any():
+        return "Nothing was searched with MACs as an objective, so there is nothing to judge."
+    judged = differences(points)
+    if judged.empty:
+        return "No baseline was trained, so the search is not judged."
+    worst = judged.loc[judged.difference.idxmin()]
+    budget = f", trained for its {BUDGET_WORDS[worst.budget]}" if worst.budget else ""
+    seeds = "one seed" if worst.seeds == 1 else f"{worst.seeds} seeds"
+    return (
+        f"The search {worst.verdict} the best baseline at equal MACs ({worst.label}, "
+        f"{worst.macs / 1e6:.2f} M MACs{budget}) by {abs(worst.difference):.1f} points of test "
+        f"top-1, 95 % interval {worst.low:.1f} to {worst.high:.1f}, {seeds}."
+    )
+
+
+BUDGET_WORDS = {
+    "core": "share of the seconds",
+    "share": "share of the ledger cost",
+    "whole": "whole of the ledger cost",
+}
+
+
+def spent(reports) -> pd.DataFrame:
+    """Where the time went: seconds and ledger cost of every cell, in the order they were made."""
+    rows = [
+        {
+            "what": f"{report['study']}/{report['name']}",
+            "seconds": report["seconds"],
+            "cost": report["cost"] or 0,
+        }
+        for report in reversed(reports)
+    ]
+    return pd.DataFrame(rows, columns=["what", "seconds", "cost"])
+
+
+def starts(reports) -> list[str]:
+    """What the supernets began with, each once."""
+    first = [
+        r["params"] for r in reports if r["study"] == "ofav2_eps" and not r["params"]["parent"]
+    ]
+    return sorted({p.get("start", "random weights") for p in first})

@@ -1,0 +1,229 @@
+"""Is a search worth it?  What a person would do instead, on the same images, with the same recipe.
+
+A search is judged per seed: of those that the parameters name, the one of the latest version whose
+subnets are best on the validation split.  Beside it stand hand-made networks (`baselines`), trained
+for a share of what supernet and search took, and the uniformly scaled subnets of the same supernet.
+Source of the uniform family: compound scaling, arXiv:1905.11946.
+"""
+
+import time
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+from torch.nn.functional import cross_entropy
+
+from nat_lib import baselines, cells, files, ledger, machine
+from nat_lib.arch import Space
+from nat_lib.cells import open_cell, read_report
+from nat_lib.cost import count
+from nat_lib.evaluate import fold, prepare, score
+from nat_lib.exits import joint
+from nat_lib.optimizers import sgd
+from nat_lib.recipes import MOMENTUM, RECIPES
+from nat_lib.schedules import OneCycle
+from nat_lib.search.compound import family
+from nat_lib.studies import inputs, searches
+from nat_lib.supernet import Supernets
+from nat_lib.train import epochs, fit
+
+STUDY = "take_home"
+LR = 8e-2  # of one stage of a supernet: the recipe makes both rates of it
+ORIGINS = ("start", "source", "parent", "maximal")  # parameters that name the cells it came from
+TIMED = 8  # steps from which the seconds of an epoch are estimated
+
+
+# ------------------------------------------------------------------------------------ the searches
+
+
+def judged(params, data, out):
+    """Folders of the searches to be judged, one per seed: {seed: folder}."""
+    best = {}
+    for supernet, phase, text, seed in searches.selected(params):
+        folder = (
+            Path(out) / searches.STUDY / searches.cell_name(data.name, supernet, phase, text, seed)
+        )
+        if "macs" in text.split("+") and (folder / "report.json").is_file():
+            quality = phase, read_report(folder)["metrics"]["best_top1"]
+            best[seed] = max(best.get(seed, ((0, 0.0), folder)), (quality, folder))
+    return {seed: folder for seed, (_, folder) in best.items()}
+
+
+def lineage(out, folder):
+    """Reports of a search and of all that it came from, the search first."""
+    known = {}
+    for path in Path(out).rglob("report.json"):
+        report = read_report(path.parent)
+        known[report.get("hash")] = report
+    found, left = {}, [read_report(folder)]
+    while left:
+        report = left.pop(0)
+        found[report["hash"]] = report
+        for name in ORIGINS:
+            value = report["params"].get(name) or []
+            hashes = [value] if isinstance(value, str) else value
+            left += [known[key] for key in hashes if key in known and key not in found]
+    return list(found.values())
+
+
+# ------------------------------------------------------------------------------------- the budgets
+
+
+def core(whole, take):
+    """The seconds that supernet and search took, divided by the networks that are taken."""
+    return {"seconds": sum(report["seconds"] for report in whole) / take}
+
+
+def by_ledger(whole, take):
+    """Their ledger cost, divided likewise."""
+    return {"cost": sum(report["cost"] or 0 for report in whole) / take}
+
+
+def everything(whole, take):
+    """All of their ledger cost."""
+    return by_ledger(whole, 1)
+
+
+# (reports of a search and its origins, networks that are taken) -> what one network may cost:
+# "seconds" of a processor, or ledger "cost"
+BUDGETS = {"core": core, "share": by_ledger, "whole": everything}
+
+
+# ----------------------------------------------------------------------------------- the baselines
+
+
+def run(params, data, out):
+    """Train every baseline, score every uniform family; returns nothing."""
+    for seed, folder in judged(params, data, out).items():
+        run_family(folder, data, out)
+        for text in params["worth_baselines"]:
+            for kind in params["worth_budgets"]:
+                run_baseline(params, folder, text, kind, seed, data, out)
+
+
+def run_baseline(params, folder, text, kind, seed, data, out):
+    """Train one baseline for one kind of budget; the report of its cell."""
+    report, name = read_report(folder), f"{Path(folder).name}/{text.replace(':', '_')}_{kind}"
+    p, side = report["params"], max(report["params"]["space"]["resolutions"])
+    network, wanted = baselines.parsed(text)
+    wanted = _best(folder).macs if wanted == baselines.MATCH else wanted
+    width = baselines.scaled(network, wanted, data.n_classes, side)[0] if wanted else 1.0
+    budget = BUDGETS[kind](lineage(out, folder), params["worth_take"])
+    values = {
+        "dataset": data.name,
+        "search": report["hash"],
+        "baseline": text,
+        "network": network,
+        "width": width,
+        "n_classes": data.n_classes,
+        "size": side,
+        "seed": seed,
+        "kind": kind,
+        "budget": budget,
+        "most_epochs": params["worth_most_epochs"],
+        "batch_size": p["recipe"]["nat_batch_size"],
+        "recipe": RECIPES[params["recipe"]]._asdict() | {"recipe": params["recipe"]},
+        "data": inputs.identity(data),
+        "profile": params["profile"],
+    }
+    cell = open_cell(out, STUDY, f"{data.name}/{name}", values, __name__)
+    return cells.compute(cell, partial(_baseline, cell, data), drops=("epochs.json",))
+
+
+def _best(folder):
+    """The row of the returned subnet that is best on the validation split."""
+    table = pd.read_csv(Path(folder) / "subnets.csv")
+    return table.loc[table.val_top1.idxmax()]
+
+
+def _baseline(cell, data):
+    """Train and score a baseline; the metrics of its cell."""
+    p = cell.params
+    recipe, shape = RECIPES[p["recipe"]["recipe"]], (p["network"], p["n_classes"], p["size"])
+    macs = baselines.macs(*shape, p["width"])
+    n_epochs = _epochs_of(cell, data, macs)
+    machine.seed_all(p["seed"])
+    network = baselines.build(*shape, p["width"], p["seed"]).to(data.device)
+    batches, n_batches = epochs(data, p["batch_size"], [p["size"]], p["seed"])
+    schedule = OneCycle(recipe.lr(LR, p["batch_size"]), n_epochs)
+    losses = joint(lambda x: [network(x)], [1.0], None, recipe.smoothing, network)
+    optimizer = sgd(network, recipe.decay, MOMENTUM)
+    fit(
+        *(network, losses, batches, None, schedule, optimizer, n_batches, cell),
+        clip_value=recipe.clip,
+        say=cell.name,
+    )
+    network, size = fold(network.eval()), p["batch_size"]
+    val = score(network, data.eval_batches("val", p["size"], size))
+    test = score(network, data.test_batches(p["size"], size, cell.name))
+    told = baselines.BASELINES[p["network"]].label
+    return {
+        "label": told if p["width"] == 1.0 else f"{told} at {macs / 1e6:.2g} M MACs",
+        "epochs": n_epochs,
+        "macs": macs,
+        "params": sum(w.numel() for w in baselines.build(*shape, p["width"]).parameters()),
+        "val_top1": val.top1,
+        "test_top1": test.top1,
+        "n_test": len(data.rows["test"]),
+    }
+
+
+def _epochs_of(cell, data, macs):
+    """For how many epochs a budget is enough; what a resumed run has measured once, it keeps."""
+    place, budget = cell.path("epochs.json"), cell.params["budget"]
+    if place.is_file():
+        return files.read_json(place)
+    if "cost" in budget:
+        affordable = budget["cost"] / (ledger.TRAINING * macs * len(data.rows["train"]))
+    else:
+        affordable = budget["seconds"] / _seconds_of_an_epoch(cell, data)
+    found = min(max(1, round(affordable)), cell.params["most_epochs"])
+    files.write_json(place, found)
+    return found
+
+
+def _seconds_of_an_epoch(cell, data):
+    """Processor seconds of one epoch, from a few steps."""
+    p = cell.params
+    network = baselines.build(p["network"], p["n_classes"], p["size"], p["width"]).to(data.device)
+    batches, n_batches = epochs(data, p["batch_size"], [p["size"]], p["seed"])
+    optimizer, times = sgd(network, 0.0, MOMENTUM), [time.process_time()]
+    for x, y in islice(batches(0), TIMED):
+        optimizer.zero_grad()
+        cross_entropy(network(x), y).backward()
+        optimizer.step()
+        times.append(time.process_time())
+    later = times[len(times) // 4 :]  # the first steps prepare themselves
+    return (later[-1] - later[0]) / max(1, len(later) - 1) * n_batches
+
+
+# ---------------------------------------------------------------------------------- uniform subnets
+
+
+def run_family(folder, data, out):
+    """Score the uniformly scaled subnets of a search's last supernets; the report of the cell."""
+    report = read_report(folder)
+    values = {"dataset": data.name, "search": report["hash"], "seed": report["seed"]}
+    values |= {"data": inputs.identity(data), "profile": report["params"]["profile"]}
+    name = f"{data.name}/{Path(folder).name}/uniform"
+    cell = open_cell(out, STUDY, name, values, __name__)
+    weights = Path(folder) / "supernets.safetensors"
+    return cells.compute(cell, partial(_family, cell, report, weights, data), {"search": weights})
+
+
+def _family(cell, report, weights, data):
+    p = report["params"]
+    space, size = Space.from_dict(p["space"]), p["recipe"]["nat_eval_batch_size"]
+    nets = Supernets(space, p["n_classes"])
+    nets.load_state_dict(files.load_weights(weights))
+    nets.to(data.device)
+    rows = []
+    for arch in machine.progress(family(space, p["n_classes"]), cell.name):
+        network = prepare(nets, arch, data, arch.resolution)
+        val = score(network, data.eval_batches("val", arch.resolution, size))
+        test = score(network, data.test_batches(arch.resolution, size, cell.name))
+        cost = count([arch], space, p["n_classes"]).iloc[0].to_dict()
+        chosen = {"resolution": arch.resolution, "depth": arch.depth[0], "expand": arch.expand[0]}
+        rows.append(chosen | cost | {"val_top1": val.top1, "test_top1": test.top1})
+    return {"rows": rows, "n_test": len(data.rows["test"])}
