@@ -63,7 +63,7 @@ def test_a_profile_for_own_images_takes_its_sizes_from_them(tmp_path, side, size
     assert params["curriculum"] == "one_stage"
     assert load_params("own", "ofav2_eps", changes | {"curriculum": "eps"})["curriculum"] == "eps"
     stems = {job.id for job in plan_jobs("own", changes, out=tmp_path)}
-    assert stems == {"02_ofav2_eps", "04_natv2_phases", "06_pareto_browser"}
+    assert stems == {"02_ofav2_eps", "04_natv2_phases", "06_pareto_browser", "10_take_home"}
 
 
 def test_sizes_of_no_images_are_refused(tmp_path):

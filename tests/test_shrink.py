@@ -18,6 +18,7 @@ from nat_lib.distributed import first_rank_first, process_group
 from nat_lib.errors import Refusal
 from nat_lib.exits import DESC5, ensemble, joint_loss
 from nat_lib.plans import NETWORKS
+from nat_lib.recipes import RECIPES
 from nat_lib.results import chapter5
 from nat_lib.results.printed import printed
 from nat_lib.run.params import load_params, load_profile
@@ -157,7 +158,8 @@ def test_a_thinned_grid_is_the_same_for_everybody():
 
 def test_the_recipe_scales_table_5_2(params):
     full, ks = (eps.recipe_for(p, params) for p in curricula.PHASES[:2])
-    assert (full["epochs"], full["lr"]) == (2, 0.08 * params["lr_factor"])
+    rate = RECIPES["short"].lr(0.08, params["batch_size"]) * params["lr_factor"]
+    assert params["recipe"] == "short" and (full["epochs"], full["lr"]) == (2, rate)
     exact = eps.recipe_for(curricula.PHASES[0], load_params("paper", "ofav2_eps"))
     assert (exact["epochs"], exact["lr"], exact["warmup"]) == (180, 1e-3, 0)
     assert ks["epochs"] == 1

@@ -75,6 +75,13 @@ def test_a_baseline_below_all_subnets_is_not_judged_and_nothing_is_said_plainly(
     assert "Nothing was searched" in worth.sentence(points(seeds=0))
 
 
+def test_uniform_subnets_are_judged_one_by_one():
+    some = points(("uniform", 1e6, 55.0), ("uniform", 4e6, 70.0), kind="uniform")
+    judged = worth.differences(some.assign(budget=np.nan), "uniform")
+    assert judged.macs.tolist() == [1e6, 4e6] and judged.seeds.tolist() == [3, 3]
+    assert judged.verdict.tolist() == ["beats", "ties with"]
+
+
 def test_the_figure_shows_every_point():
     some = points(("ResNet-8", 1e6, 55.0), seeds=2)
     figure = drawn.front(some)

@@ -84,18 +84,19 @@ def differences(points, other="baseline") -> pd.DataFrame:
         best = at_most(found[found.seed == row.seed], row.macs)
         if best is not None:
             noise = np.hypot(*(stats.single_run_noise(r.test_top1, r.n_test) for r in (best, row)))
-            told = {"label": row.label, "budget": row.budget or "", "macs": row.macs}
+            budget = row.budget if isinstance(row.budget, str) else ""  # uniform subnets have none
+            told = {"label": row.label, "budget": budget, "macs": row.macs}
             told |= {"seed": row.seed, "other": row.test_top1, "search": best.test_top1}
             pairs.append(told | {"difference": best.test_top1 - row.test_top1, "noise": noise})
     rows = []
-    keys = ["label", "budget"]
+    keys = ["label", "budget", "macs"]
     for names, group in pd.DataFrame(pairs, columns=PAIRS).groupby(keys, sort=False):
         mean, n = group.difference.mean(), len(group)
         half = 1.96 * group.noise.iloc[0]
         if n > 1:
             half = float(stats.half_width(group.difference.std() / np.sqrt(n), n))
         verdict = "beats" if mean > half else "loses to" if mean < -half else "ties with"
-        numbers = group[["macs", "other", "search"]].mean().to_dict()
+        numbers = group[["other", "search"]].mean().to_dict()
         told = {"seeds": n, "difference": mean, "low": mean - half, "high": mean + half}
         rows.append(dict(zip(keys, names, strict=True)) | numbers | told | {"verdict": verdict})
     return pd.DataFrame(rows, columns=JUDGED)
