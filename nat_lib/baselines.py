@@ -20,10 +20,11 @@ WIDTHS = (0.05, 4.0)  # between which `scaled` looks
 
 
 def resnet(blocks, n_classes, side, width=1.0):
-    """A ResNet of CIFAR form with so many blocks in each of its three stages."""
-    from nat_lib.residual import resnet
+    """A ResNet of CIFAR form: stages of 16, 32 and 64 channels with so many blocks each."""
+    from nat_lib import residual
 
-    return resnet(blocks, n_classes, side, width)
+    channels = [max(1, round(c * width)) for c in (16, 32, 64)]
+    return residual.resnet(blocks, channels, 2 if side >= SMALL else 1, n_classes)
 
 
 def mobilenet_v3_small(n_classes, side, width=1.0):
@@ -72,19 +73,25 @@ def parsed(text: str) -> tuple[str, float | str | None]:
     """(row, wanted MACs | MATCH | None) of a baseline as it is written: `resnet8`, `resnet8:2e6`,
     `resnet8:match`."""
     name, colon, wanted = text.partition(":")
-    try:
-        macs = float(wanted) if colon and wanted != MATCH else wanted or None
-    except ValueError:
-        macs = 0.0
-    if name not in BASELINES or macs == 0.0 or (colon and macs is None):
+    macs = wanted if wanted == MATCH else _positive(wanted)
+    if name not in BASELINES or (colon and macs is None):
         raise Refusal(
             f"{text!r} is not one of {', '.join(BASELINES)}, nor such a one with :MACS or :{MATCH}"
         )
     return name, macs
 
 
+def _positive(text: str) -> float | None:
+    """A number above 0; None: it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None
+
+
 def build(name: str, n_classes: int, side: int, width: float = 1.0, seed: int = 0):
-    """A baseline with random weights of a seed; its tensors are channels-last where they may be."""
+    """A baseline with random weights of a seed, its tensors channels-last."""
     import torch
 
     if name not in BASELINES:
@@ -92,8 +99,7 @@ def build(name: str, n_classes: int, side: int, width: float = 1.0, seed: int = 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         network = BASELINES[name].network(n_classes, side, width)
-    planes = any(type(m).__name__ == "Planes" for m in network.modules())
-    return network if planes else network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=512)

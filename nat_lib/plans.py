@@ -105,7 +105,7 @@ class Plan(Value):
     expands: tuple[int, ...] = (3, 4, 6)
     depths: tuple[int, ...] = (2, 3, 4)
     branches: tuple[str, ...] = ("irb", "pointwise", "transform")
-    tail: tuple[float, ...] = (6, 8)
+    tail: tuple[float, ...] = (6.0, 8.0)
     tail_act: str = "h_swish"
     tail_bias: bool = False
     padding: str = "both"
@@ -158,7 +158,7 @@ MOBILENET_V2 = Plan(
     gates=(False,) * 6,
     kernels=(3, 5),
     depths=(1, 2, 3, 4),
-    tail=(4,),
+    tail=(4.0,),
     tail_act="relu6",
 )
 # EfficientNet-Lite0: MobileNetV2's parts, EfficientNet's channels (arXiv:1905.11946), no gates.
@@ -166,7 +166,6 @@ LITE0 = replace(
     MOBILENET_V2,
     name="lite0",
     channels=(16, 24, 40, 80, 112, 192, 320),
-    strides=(2, 2, 2, 1, 2, 1),
     padding="end",
     bn_eps=1e-3,
 )
@@ -182,12 +181,11 @@ EFFICIENTNET_B0 = replace(
     padding="both",
     bn_eps=1e-5,
 )
-# MobileNetV3 (arXiv:1905.02244) as torchvision has it.  The thesis's is its large one, with other
-# activations and without a bias.
+# MobileNetV3 (arXiv:1905.02244) as torchvision has it.  The thesis's is its large one without the
+# bias of the last but one layer.
 MOBILENET_V3_LARGE = replace(
     THESIS,
     name="mobilenet_v3_large",
-    acts=("relu", "relu", "h_swish", "h_swish", "h_swish"),
     depths=(1, 2, 3, 4),
     tail_bias=True,
     bn_eps=1e-3,
@@ -201,7 +199,7 @@ MOBILENET_V3_SMALL = replace(
     strides=(2, 2, 1, 2),
     acts=("relu", "h_swish", "h_swish", "h_swish"),
     gates=(False, True, True, True),
-    tail=(6, 32 / 3),
+    tail=(6.0, 32 / 3),
 )
 # The space of Once-For-All (arXiv:1908.09791), whose published weights fit it, is the thesis's.
 OFA = replace(THESIS, name="ofa")
@@ -248,7 +246,7 @@ def _alike(value: Any, like: Any) -> bool:
     """Of the same kind as the thesis's value, item by item."""
     if isinstance(like, list):
         return isinstance(value, list) and all(_alike(v, like[0]) for v in value)
-    return type(value) is type(like) or {type(value), type(like)} == {int, float}
+    return type(value) is type(like) or (type(value) is int and type(like) is float)
 
 
 class Head(NamedTuple):

@@ -236,13 +236,17 @@ def best() -> str:
     return next((name for name, row in STARTS.items() if row.here()), "scratch")
 
 
+def settled(text: str) -> str:
+    """A start as it is written; `auto` is the best one here."""
+    return best() if text == AUTO else text
+
+
 def parsed(text: str) -> tuple[Start, Path | None]:
     """(row, path) of a start as it is written; a Refusal says how they are written."""
     name, colon, path = text.partition(":")
     row = STARTS.get(name)
-    if row is None or bool(colon) != bool(path):
-        raise Refusal(f"start: {text!r} is not one of {AUTO}, {', '.join(_written())}")
-    if bool(path) != bool(row.file) and not row.found:
+    complete = row and (bool(path) == bool(row.file) or row.found)
+    if not complete or bool(colon) != bool(path):
         raise Refusal(f"start: {text!r} is not one of {AUTO}, {', '.join(_written())}")
     return row, row.place(path) if path else None
 

@@ -18,6 +18,7 @@ from nat_lib.report import worth as drawn
 from nat_lib.results import worth
 from nat_lib.search.compound import diagonal, family
 from nat_lib.studies import searches, take_home
+from nat_lib.studies.budgets import BUDGETS
 
 FRONT = ((1e5, 50.0), (1e6, 60.0), (4e6, 70.0))  # MACs, test top-1
 
@@ -31,7 +32,8 @@ def points(*baselines, seeds=3, spread=0.2, kind="baseline"):
             told = {"kind": "search", "label": "EE_D", "val_top1": top, "macs": macs}
             rows.append(shared | told | {"test_top1": top + rng.normal(0, spread)})
         for label, macs, top in baselines:
-            told = {"kind": kind, "label": label, "val_top1": top, "macs": macs}
+            told = {"kind": kind, "name": f"{label} {macs}", "label": label, "macs": macs}
+            told |= {"val_top1": top, "budget": "core" if kind == "baseline" else ""}
             rows.append(shared | told | {"test_top1": top + rng.normal(0, spread)})
     return pd.DataFrame(rows).reindex(columns=worth.COLUMNS)
 
@@ -55,7 +57,7 @@ def test_a_search_beats_ties_and_loses():
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_a_search_that_is_the_baseline_itself_ties(seeds):
     same = points(seeds=seeds)
-    copy = same.assign(kind="baseline", label="itself")
+    copy = same.assign(kind="baseline", label="itself", name=same.macs.astype(str))
     judged = worth.differences(pd.concat([same, copy], ignore_index=True))
     assert set(judged.verdict) == {"ties with"} and (judged.difference == 0).all()
 
@@ -77,9 +79,18 @@ def test_a_baseline_below_all_subnets_is_not_judged_and_nothing_is_said_plainly(
 
 def test_uniform_subnets_are_judged_one_by_one():
     some = points(("uniform", 1e6, 55.0), ("uniform", 4e6, 70.0), kind="uniform")
-    judged = worth.differences(some.assign(budget=np.nan), "uniform")
+    judged = worth.differences(some, "uniform")
     assert judged.macs.tolist() == [1e6, 4e6] and judged.seeds.tolist() == [3, 3]
     assert judged.verdict.tolist() == ["beats", "ties with"]
+
+
+def test_a_baseline_that_is_scaled_to_each_search_is_one_of_several_seeds():
+    some = points(("ResNet-8", 1e6, 55.0))
+    there = some.kind == "baseline"
+    scaled = some.assign(macs=some.macs + there * 1e4 * some.seed)
+    scaled.loc[there, "label"] = "ResNet-8 at " + scaled.macs[there].astype(str)
+    judged = worth.differences(scaled).iloc[0]
+    assert judged.seeds == 3 and judged.macs == 1.01e6 and judged.verdict == "beats"
 
 
 def test_the_figure_shows_every_point():
@@ -87,9 +98,15 @@ def test_the_figure_shows_every_point():
     figure = drawn.front(some)
     assert len(figure.rows) == len(some) and len(figure.axes) == 2
     assert len(drawn.front(some.iloc[:0]).axes) == 1
+    whole = some[some.kind == "baseline"].assign(budget="whole")
+    both = drawn.front(pd.concat([some, whole], ignore_index=True))
+    told = [text.get_text() for text in both.legends[0].get_texts()]
+    assert "ResNet-8, whole of the ledger cost" in told and len(told) == 3
 
 
-@pytest.mark.parametrize("text", ["resnet9", "resnet8:", "resnet8:big", "resnet8:0", ""])
+@pytest.mark.parametrize(
+    "text", ["resnet9", "resnet8:", "resnet8:big", "resnet8:0", "resnet8:-1", "resnet8:nan", ""]
+)
 def test_a_baseline_that_is_none_is_told(text):
     with pytest.raises(Refusal, match="is not one of resnet8"):
         baselines.parsed(text)
@@ -122,9 +139,8 @@ def test_the_uniform_family_ascends(name, widths):
 
 def test_what_a_budget_is():
     whole = [{"seconds": 30.0, "cost": 6e9}, {"seconds": 10.0, "cost": None}]
-    assert take_home.core(whole, 4) == {"seconds": 10.0}
-    assert take_home.by_ledger(whole, 4) == {"cost": 1.5e9}
-    assert take_home.everything(whole, 4) == {"cost": 6e9}
+    found = {kind: row.amount(whole, 4) for kind, row in BUDGETS.items()}
+    assert found == {"core": {"seconds": 10.0}, "share": {"cost": 1.5e9}, "whole": {"cost": 6e9}}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from nat_lib.report import panels
 from nat_lib.report.style import GREY, colour_of, thesis_style
+from nat_lib.studies.budgets import BUDGETS
 
 SHAPES = {"search": "o", "uniform": "^", "baseline": "s"}
 SIZES = {"search": 4, "uniform": 5.5, "baseline": 8}
@@ -22,11 +23,11 @@ def front(points):
         return panels.empty("no search with MACs as an objective")
     shown = panels.with_errors(points.assign(macs=points.macs / 1e6), "test_top1")
     shown = shown.sort_values(["search", "kind", "macs"]).reset_index(drop=True)
-    shown["name"] = _names(shown)
+    shown["drawn"] = _names(shown)
     colours = _colours(shown)
     joined = shown.assign(run=shown.kind.where(shown.kind != "baseline", shown.index.astype(str)))
     drawn = (
-        panels.plot(joined, x="macs", y="test_top1", color="name")
+        panels.plot(joined, x="macs", y="test_top1", color="drawn")
         .add(so.Line(linewidth=0.8), group="run", legend=False)
         .add(panels.OWN_ERRORS, **panels.OF_ERRORS)
         .add(so.Dot(edgecolor="w", edgewidth=0.5), marker="kind", pointsize="kind", legend=False)
@@ -39,21 +40,22 @@ def front(points):
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_locator(NullLocator())
-    kinds = dict(zip(shown.name, shown.kind, strict=True))
+    kinds = dict(zip(shown.drawn, shown.kind, strict=True))
     panels.legend(fig, *(panels.marker(n, SHAPES[kinds[n]], c) for n, c in colours.items()))
     fig.rows = shown[[*points.columns, "uncertainty"]]
     return fig
 
 
 def _names(shown):
-    """What a point is, as the legend says it."""
-    budget = shown.budget.map({"core": "", "share": "", "whole": ", whole cost"}).fillna("")
-    return shown.label + budget
+    """What a point is, as the legend says it; budgets where there are several."""
+    kinds = set(shown.budget) - {""}
+    words = shown.budget.map(lambda kind: f", {BUDGETS[kind].words}" if kind in kinds else "")
+    return shown.label + words if len(kinds) > 1 else shown.label
 
 
 def _colours(shown):
     """{name: colour}: a supernet its own, uniform subnets grey, baselines a colour each."""
     found, left = {}, iter(SQUARES * 9)
-    for name, kind in dict(zip(shown.name, shown.kind, strict=True)).items():
+    for name, kind in dict(zip(shown.drawn, shown.kind, strict=True)).items():
         found[name] = {"search": colour_of(name), "uniform": GREY}.get(kind) or next(left)
     return found

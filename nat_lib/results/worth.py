@@ -12,15 +12,20 @@ import pandas as pd
 
 from nat_lib.cells import read_report
 from nat_lib.results import stats
+from nat_lib.studies.budgets import BUDGETS
 
 STUDY = "take_home"
 AT = (0.25e6, 0.5e6, 1e6, 2e6, 5e6, 12e6)  # MACs at which a front is told
-COLUMNS = ["kind", "label", "search", "seed", "budget", "epochs", "macs", "params"]
+COLUMNS = ["kind", "name", "label", "search", "seed", "budget", "epochs", "macs", "params"]
 COLUMNS += ["val_top1", "test_top1", "n_test", "seconds", "cost"]
+PAIRS = ["name", "label", "budget", "macs", "seed", "other", "search", "difference", "noise"]
+JUDGED = ["label", "budget", "macs", "other", "search", "seeds", "difference", "low", "high"]
+JUDGED += ["verdict"]
 
 
 def points(out, dataset, folders) -> pd.DataFrame:
-    """One row per network: the subnets of the searches, uniform subnets and baselines.
+    """One row per network: the subnets of the searches, uniform subnets and baselines.  Rows of one
+    `name` are the same network for several seeds, scaled to each search where it says so.
 
     folders : {seed: folder of the search}, see `studies.take_home.judged`
     """
@@ -29,7 +34,7 @@ def points(out, dataset, folders) -> pd.DataFrame:
         report, table = read_report(Path(folder)), pd.read_csv(Path(folder) / "subnets.csv")
         name, n_test = Path(folder).name, report["metrics"]["n_test"]
         shared = {"search": name, "seed": seed, "n_test": n_test}
-        told = {"kind": "search", "label": report["params"]["supernet"]} | shared
+        told = {"kind": "search", "label": report["params"]["supernet"], "budget": ""} | shared
         kept = ["macs", "params", "val_top1", "test_top1"]
         rows += [told | row for row in table[kept].to_dict("records")]
         for path in sorted((Path(out) / STUDY / dataset / name).glob("*/report.json")):
@@ -44,9 +49,12 @@ def _told(report):
     metrics, params = report["metrics"], report["params"]
     if "rows" in metrics:
         kept = ("macs", "params", "val_top1", "test_top1")
-        told = {"kind": "uniform", "label": "uniform subnets"}
-        return [told | {key: row[key] for key in kept} for row in metrics["rows"]]
-    told = {"kind": "baseline", "budget": params["kind"]}
+        told = {"kind": "uniform", "label": "uniform subnets", "budget": ""}
+        return [
+            told | {"name": f"uniform {row['macs']}"} | {key: row[key] for key in kept}
+            for row in metrics["rows"]
+        ]
+    told = {"kind": "baseline", "name": params["baseline"], "budget": params["kind"]}
     return [told | metrics | {"seconds": report["seconds"], "cost": report["cost"]}]
 
 
@@ -84,27 +92,23 @@ def differences(points, other="baseline") -> pd.DataFrame:
         best = at_most(found[found.seed == row.seed], row.macs)
         if best is not None:
             noise = np.hypot(*(stats.single_run_noise(r.test_top1, r.n_test) for r in (best, row)))
-            budget = row.budget if isinstance(row.budget, str) else ""  # uniform subnets have none
-            told = {"label": row.label, "budget": budget, "macs": row.macs}
+            told = {"name": row.name, "label": row.label, "budget": row.budget, "macs": row.macs}
             told |= {"seed": row.seed, "other": row.test_top1, "search": best.test_top1}
             pairs.append(told | {"difference": best.test_top1 - row.test_top1, "noise": noise})
     rows = []
-    keys = ["label", "budget", "macs"]
-    for names, group in pd.DataFrame(pairs, columns=PAIRS).groupby(keys, sort=False):
+    for (_, budget), group in pd.DataFrame(pairs, columns=PAIRS).groupby(
+        ["name", "budget"], sort=False
+    ):
         mean, n = group.difference.mean(), len(group)
         half = 1.96 * group.noise.iloc[0]
         if n > 1:
             half = float(stats.half_width(group.difference.std() / np.sqrt(n), n))
         verdict = "beats" if mean > half else "loses to" if mean < -half else "ties with"
-        numbers = group[["other", "search"]].mean().to_dict()
+        numbers = group[["macs", "other", "search"]].mean().to_dict()
+        named = {"label": group.label.iloc[0], "budget": budget}
         told = {"seeds": n, "difference": mean, "low": mean - half, "high": mean + half}
-        rows.append(dict(zip(keys, names, strict=True)) | numbers | told | {"verdict": verdict})
+        rows.append(named | numbers | told | {"verdict": verdict})
     return pd.DataFrame(rows, columns=JUDGED)
-
-
-PAIRS = ["label", "budget", "macs", "seed", "other", "search", "difference", "noise"]
-JUDGED = ["label", "budget", "macs", "other", "search", "seeds", "difference", "low", "high"]
-JUDGED += ["verdict"]
 
 
 def sentence(points) -> str:
@@ -115,20 +119,13 @@ def sentence(points) -> str:
     if judged.empty:
         return "No baseline was trained, so the search is not judged."
     worst = judged.loc[judged.difference.idxmin()]
-    budget = f", trained for its {BUDGET_WORDS[worst.budget]}" if worst.budget else ""
+    budget = f", trained for its {BUDGETS[worst.budget].words}" if worst.budget else ""
     seeds = "one seed" if worst.seeds == 1 else f"{worst.seeds} seeds"
     return (
         f"The search {worst.verdict} the best baseline at equal MACs ({worst.label}, "
         f"{worst.macs / 1e6:.2f} M MACs{budget}) by {abs(worst.difference):.1f} points of test "
         f"top-1, 95 % interval {worst.low:.1f} to {worst.high:.1f}, {seeds}."
     )
-
-
-BUDGET_WORDS = {
-    "core": "share of the seconds",
-    "share": "share of the ledger cost",
-    "whole": "whole of the ledger cost",
-}
 
 
 def spent(reports) -> pd.DataFrame:

@@ -181,20 +181,19 @@ def load_experiment(
     chosen = _known(overrides, model)
     of_profile = _known(profile and profile["switches"], model)
     values = read_yaml(path) | of_profile | chosen
-    if values.get("start") == starts.AUTO:
-        values["start"] = starts.best()
+    if "start" in values:
+        values["start"] = starts.settled(values["start"])
     return _validated(model, values, as_shown(path), chosen)
 
 
 def settled(values: Values, overrides: Values) -> Values:
     """The values of a profile; what is `auto` in it chosen from what is at hand: the plan by the
     start, resolutions by the images."""
-    switches = values.get("switches")
-    switches = dict(switches) if isinstance(switches, dict) else {}
     if values.get("plan") == starts.AUTO:
-        start = overrides.get("start", switches.get("start", "scratch"))
-        start = starts.best() if start == starts.AUTO else start
-        values = values | {"plan": starts.plan_of(str(start))}
+        switches = values.get("switches")
+        given = switches if isinstance(switches, dict) else {}
+        start = starts.settled(str((given | overrides).get("start", "scratch")))
+        values = values | {"plan": starts.plan_of(start)}
     return _sized(values)
 
 

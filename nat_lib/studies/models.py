@@ -21,6 +21,7 @@ from nat_lib.search import objectives
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.predictors import PREDICTORS
 from nat_lib.search.strategies import STRATEGIES
+from nat_lib.studies.budgets import BUDGETS
 
 # ---------------------------------------------------------------------------- what may be asked for
 
@@ -267,7 +268,7 @@ class Worth(Searching):
     worth_baselines: Annotated[
         list[_read_by(baselines.parsed, "baseline")], AfterValidator(_distinct)
     ]
-    worth_budgets: Annotated[list[Literal["core", "share", "whole"]], AfterValidator(_distinct)]
+    worth_budgets: Annotated[list[Literal[*BUDGETS]], AfterValidator(_distinct)]
     worth_take: Count  # networks that a user takes of a search
     worth_most_epochs: Count  # more are not trained, whatever the budget
 

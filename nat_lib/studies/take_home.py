@@ -25,6 +25,7 @@ from nat_lib.recipes import MOMENTUM, RECIPES
 from nat_lib.schedules import OneCycle
 from nat_lib.search.compound import family
 from nat_lib.studies import inputs, searches
+from nat_lib.studies.budgets import BUDGETS
 from nat_lib.supernet import Supernets
 from nat_lib.train import epochs, fit
 
@@ -67,29 +68,6 @@ def lineage(out, folder):
     return list(found.values())
 
 
-# ------------------------------------------------------------------------------------- the budgets
-
-
-def core(whole, take):
-    """The seconds that supernet and search took, divided by the networks that are taken."""
-    return {"seconds": sum(report["seconds"] for report in whole) / take}
-
-
-def by_ledger(whole, take):
-    """Their ledger cost, divided likewise."""
-    return {"cost": sum(report["cost"] or 0 for report in whole) / take}
-
-
-def everything(whole, take):
-    """All of their ledger cost."""
-    return by_ledger(whole, 1)
-
-
-# (reports of a search and its origins, networks that are taken) -> what one network may cost:
-# "seconds" of a processor, or ledger "cost"
-BUDGETS = {"core": core, "share": by_ledger, "whole": everything}
-
-
 # ----------------------------------------------------------------------------------- the baselines
 
 
@@ -97,19 +75,20 @@ def run(params, data, out):
     """Train every baseline, score every uniform family; returns nothing."""
     for seed, folder in judged(params, data, out).items():
         run_family(folder, data, out)
-        for text in params["worth_baselines"]:
-            for kind in params["worth_budgets"]:
-                run_baseline(params, folder, text, kind, seed, data, out)
+        whole = lineage(out, folder)
+        for kind in params["worth_budgets"]:
+            budget = BUDGETS[kind].amount(whole, params["worth_take"])
+            for text in params["worth_baselines"]:
+                run_baseline(params, folder, text, kind, budget, seed, data, out)
 
 
-def run_baseline(params, folder, text, kind, seed, data, out):
-    """Train one baseline for one kind of budget; the report of its cell."""
+def run_baseline(params, folder, text, kind, budget, seed, data, out):
+    """Train one baseline for a budget of one kind; the report of its cell."""
     report, name = read_report(folder), f"{Path(folder).name}/{text.replace(':', '_')}_{kind}"
     p, side = report["params"], max(report["params"]["space"]["resolutions"])
     network, wanted = baselines.parsed(text)
     wanted = _best(folder).macs if wanted == baselines.MATCH else wanted
     width = baselines.scaled(network, wanted, data.n_classes, side)[0] if wanted else 1.0
-    budget = BUDGETS[kind](lineage(out, folder), params["worth_take"])
     values = {
         "dataset": data.name,
         "search": report["hash"],
