@@ -18,9 +18,10 @@ STUDY = "take_home"
 AT = (0.25e6, 0.5e6, 1e6, 2e6, 5e6, 12e6)  # MACs at which a front is told
 COLUMNS = ["kind", "name", "label", "search", "seed", "budget", "epochs", "macs", "params"]
 COLUMNS += ["val_top1", "test_top1", "n_test", "seconds", "cost"]
-PAIRS = ["name", "label", "budget", "macs", "seed", "other", "search", "difference", "noise"]
-JUDGED = ["label", "budget", "macs", "other", "search", "seeds", "difference", "low", "high"]
-JUDGED += ["verdict"]
+PAIRS = ["name", "label", "budget", "macs", "searched_macs", "seed", "other", "search"]
+PAIRS += ["difference", "noise"]
+JUDGED = ["label", "budget", "macs", "searched_macs", "other", "search", "seeds", "difference"]
+JUDGED += ["low", "high", "verdict"]
 
 
 def points(out, dataset, folders) -> pd.DataFrame:
@@ -93,7 +94,12 @@ def differences(points, other="baseline") -> pd.DataFrame:
         if best is not None:
             noise = np.hypot(*(stats.single_run_noise(r.test_top1, r.n_test) for r in (best, row)))
             told = {"name": row.name, "label": row.label, "budget": row.budget, "macs": row.macs}
-            told |= {"seed": row.seed, "other": row.test_top1, "search": best.test_top1}
+            told |= {
+                "seed": row.seed,
+                "searched_macs": best.macs,
+                "other": row.test_top1,
+                "search": best.test_top1,
+            }
             pairs.append(told | {"difference": best.test_top1 - row.test_top1, "noise": noise})
     rows = []
     for (_, budget), group in pd.DataFrame(pairs, columns=PAIRS).groupby(
@@ -104,7 +110,7 @@ def differences(points, other="baseline") -> pd.DataFrame:
         if n > 1:
             half = float(stats.half_width(group.difference.std() / np.sqrt(n), n))
         verdict = "beats" if mean > half else "loses to" if mean < -half else "ties with"
-        numbers = group[["macs", "other", "search"]].mean().to_dict()
+        numbers = group[["macs", "searched_macs", "other", "search"]].mean().to_dict()
         named = {"label": group.label.iloc[0], "budget": budget}
         told = {"seeds": n, "difference": mean, "low": mean - half, "high": mean + half}
         rows.append(named | numbers | told | {"verdict": verdict})
@@ -124,7 +130,8 @@ def sentence(points) -> str:
     return (
         f"The search {worst.verdict} the best baseline at equal MACs ({worst.label}, "
         f"{worst.macs / 1e6:.2f} M MACs{budget}) by {abs(worst.difference):.1f} points of test "
-        f"top-1, 95 % interval {worst.low:.1f} to {worst.high:.1f}, {seeds}."
+        f"top-1, 95 % interval {worst.low:.1f} to {worst.high:.1f}, {seeds}; its subnet has "
+        f"{worst.searched_macs / 1e6:.2f} M MACs."
     )
 
 

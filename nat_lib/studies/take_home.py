@@ -1,7 +1,7 @@
 """Is a search worth it?  What a person would do instead, on the same images, with the same recipe.
 
-A search is judged per seed: of those that the parameters name, the one of the latest version whose
-subnets are best on the validation split.  Beside it stand hand-made networks (`baselines`), trained
+A search is judged per seed: of those that the parameters name, the one with the subnet that is best
+on the validation split.  Beside it stand hand-made networks (`baselines`), trained
 for a share of what supernet and search took, and the uniformly scaled subnets of the same supernet.
 Source of the uniform family: compound scaling, arXiv:1905.11946.
 """
@@ -46,8 +46,8 @@ def judged(params, data, out):
             Path(out) / searches.STUDY / searches.cell_name(data.name, supernet, phase, text, seed)
         )
         if "macs" in text.split("+") and (folder / "report.json").is_file():
-            quality = phase, read_report(folder)["metrics"]["best_top1"]
-            best[seed] = max(best.get(seed, ((0, 0.0), folder)), (quality, folder))
+            quality = read_report(folder)["metrics"]["best_top1"]
+            best[seed] = max(best.get(seed, (0.0, folder)), (quality, folder))
     return {seed: folder for seed, (_, folder) in best.items()}
 
 
