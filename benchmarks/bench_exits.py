@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nat_lib.backbones import GlobalAverage, build, parts
+from nat_lib.backbones import build, parts
 from nat_lib.evaluate import score
 from nat_lib.exits import exit_losses, exit_weights, stacked
+from nat_lib.modules import GlobalAverage
 from nat_lib.studies import aep, subsets
 from nat_lib.train import flat_gradients
 

@@ -23,6 +23,7 @@ from torchvision.ops import SqueezeExcitation
 
 from nat_lib.backbone_table import row_of
 from nat_lib.errors import Refusal
+from nat_lib.modules import GlobalAverage, fast_pooling
 
 HIDDEN = ("measured", "proportional")  # options for the hidden layer of an exit
 EPS, MOMENTUM = (
@@ -75,14 +76,6 @@ class Cost(NamedTuple):
 # ----------------------------------------------------------------------------------------- networks
 
 
-class GlobalAverage(nn.Module):
-    """nn.AdaptiveAvgPool2d(1), with a gradient that stays channels-last: a third of the time of the
-    library's."""
-
-    def forward(self, x):  # (B, C, H, W) -> (B, C, 1, 1)
-        return x.permute(0, 2, 3, 1).mean((1, 2))[:, :, None, None]
-
-
 class Network(nn.Module):
     """Stem, stages, and exits that read them: images (B, C, H, W) -> list of logits (B, K), shallow
     to deep.
@@ -116,7 +109,6 @@ COUNTED_PER_ELEMENT = (
     nn.GroupNorm,
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
-    GlobalAverage,
     SqueezeExcitation,
 )
 
@@ -188,11 +180,7 @@ def _cut(model, text, builder):
     part = nn.Sequential(
         OrderedDict((path.replace(".", "-"), module) for path, module in found.items())
     )
-    for m in list(part.modules()):
-        for key, child in m.named_children():
-            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
-                setattr(m, key, GlobalAverage())
-    return part
+    return fast_pooling(part)
 
 
 def _named(model, name):

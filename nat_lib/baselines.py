@@ -94,12 +94,14 @@ def build(name: str, n_classes: int, side: int, width: float = 1.0, seed: int = 
     """A baseline with random weights of a seed, its tensors channels-last."""
     import torch
 
+    from nat_lib.modules import fast_pooling
+
     if name not in BASELINES:
         raise Refusal(f"baseline {name!r}: use one of {', '.join(BASELINES)}")
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         network = BASELINES[name].network(n_classes, side, width)
-    return network.to(memory_format=torch.channels_last)
+    return fast_pooling(network).to(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=512)

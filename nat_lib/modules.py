@@ -32,6 +32,26 @@ def conv(c_in, c_out, kernel=1, stride=1, groups=1, bias=False, end=False):
     return kind(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=bias)
 
 
+class GlobalAverage(nn.AdaptiveAvgPool2d):
+    """The mean of every channel, with a gradient that stays channels-last: batch norm's own is ten
+    times slower where the two layouts meet."""
+
+    def __init__(self):
+        super().__init__(1)
+
+    def forward(self, x):  # (B, C, H, W) -> (B, C, 1, 1)
+        return x.permute(0, 2, 3, 1).mean((1, 2))[:, :, None, None]
+
+
+def fast_pooling(network):
+    """A network of others' making with `GlobalAverage` for every global pooling; returns it."""
+    for module in list(network.modules()):
+        for key, child in module.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+                setattr(module, key, GlobalAverage())
+    return network
+
+
 class SqueezeExcite(nn.Module):
     """Channel gate after the depthwise part.  x: (B, C, H, W);  gate: a key of `blocks.GATES`."""
 
@@ -128,7 +148,7 @@ def exit_layers(c, tail, n_classes, dropout):
         conv1=conv(c, wide),
         bn=nn.BatchNorm2d(wide),
         act1=activation(tail.act),
-        pool=nn.AdaptiveAvgPool2d(1),
+        pool=GlobalAverage(),
     )
     for width in mixed:
         layers |= {"conv2": conv(wide, width, bias=tail.bias), "act2": activation(tail.act)}

@@ -6,6 +6,8 @@ Source: arXiv:1512.03385, section 4.2.
 import torch
 from torch import nn
 
+from nat_lib.modules import GlobalAverage
+
 
 class Residual(nn.Module):
     """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution of every
@@ -41,4 +43,4 @@ def resnet(blocks, channels, stem_stride, n_classes):
         for block in range(blocks):
             layers.append(Residual(c_in, c_out, 2 if stage and not block else 1))
             c_in = c_out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_in, n_classes))
+    return nn.Sequential(*layers, GlobalAverage(), nn.Flatten(), nn.Linear(c_in, n_classes))

@@ -27,11 +27,18 @@ from nat_lib.precision import scaler as scaler_of
 def epochs(data, batch_size, sizes, seed, max_steps=None, workers=0):
     """(function of the epoch: its training batches, how many they are).
 
-    sizes : image sizes in pixels, each batch has one;  max_steps : of an epoch, None: all of them
+    sizes     : image sizes in pixels, each batch has one; or a function of the epoch that returns
+                them
+    max_steps : of an epoch, None: all of them
     """
     whole = data.n_batches(batch_size)
     n = min(whole, max_steps or whole)
-    return (lambda epoch: islice(data.train_batches(epoch, batch_size, sizes, seed, workers), n)), n
+
+    def of(epoch):
+        some = sizes(epoch) if callable(sizes) else sizes
+        return islice(data.train_batches(epoch, batch_size, some, seed, workers), n)
+
+    return of, n
 
 
 def compiled(network, wanted):

@@ -14,10 +14,11 @@ import torch
 import torchvision.models as tv
 from torch import nn
 
-from nat_lib import backbones, files, imagenet
+from nat_lib import files, imagenet
 from nat_lib.backbone_table import BACKBONES, Backbone
 from nat_lib.backbones import Network, backbone_weights, build, cost, extract, parts
 from nat_lib.errors import Refusal
+from nat_lib.modules import GlobalAverage
 
 REFERENCE = files.ROOT / "nat_lib" / "results" / "reference"
 STRUCTURE, COSTS = (
@@ -257,7 +258,7 @@ def test_global_average_is_torchs():
     x, g = (
         images(4, 6, 7).to(memory_format=torch.channels_last).requires_grad_() for _ in range(2)
     )
-    ours, theirs = backbones.GlobalAverage()(x), nn.AdaptiveAvgPool2d(1)(g)
+    ours, theirs = GlobalAverage()(x), nn.AdaptiveAvgPool2d(1)(g)
     torch.testing.assert_close(ours, theirs)
     for out in (ours, theirs):
         (out * images(4, 6, 1)).sum().backward()

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from nat_lib import curricula, distill, files, shrink
+from nat_lib import curricula, distill, files, shrink, train
 from nat_lib.arch import Space
 from nat_lib.data import load
 from nat_lib.distributed import first_rank_first, process_group
@@ -168,6 +168,21 @@ def test_the_recipe_scales_table_5_2(params):
         eps.training_resolutions(eps.recipe_for(curricula.PHASES[1], three))
         == three["eval_resolutions"]
     )
+
+
+def test_sizes_rise_to_those_of_the_evaluation():
+    recipe = {"train_resolutions": [16, 20, 24, 32], "eval_resolutions": [24, 32]}
+    recipe |= {"training_sizes": "rising", "epochs": 9, "warmup": 0}
+    of = [eps.training_resolutions(recipe, epoch) for epoch in range(9)]
+    assert of == [[16]] * 3 + [[20]] * 3 + [[24, 32]] * 3
+    assert eps.training_resolutions(recipe) == [16, 20, 24, 32]  # the space has them all
+    alone = recipe | {"train_resolutions": [24, 32]}  # nothing to climb
+    assert eps.training_resolutions(alone, 0) == [24, 32]
+
+
+def test_an_epoch_trains_at_its_own_sizes(data):
+    batches, n = train.epochs(data, 16, lambda epoch: [16, 24][epoch : epoch + 1], 0, 2)
+    assert [x.shape[-1] for epoch in (0, 1) for x, _ in batches(epoch)] == [16] * n + [24] * n
 
 
 # ----------------------------------------------------------------------------------------- teachers

@@ -313,7 +313,7 @@ class Ofav2Eps(Strict):
     kd: Literal[*TARGETS]
     pet_lag: Annotated[int, Field(ge=0, le=1)]
     stale_exits: bool
-    training_sizes: Literal["five", "three"]
+    training_sizes: Literal["five", "three", "rising"]
     tail_scaling: Literal["once", "twice"]
     device: Literal["cpu", "cuda"]
     precision: Literal[*PRECISIONS]
