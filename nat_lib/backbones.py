@@ -306,6 +306,12 @@ def cost(network, image_size, channels=3):
     return Cost(*parts(network, image_size, channels)[list(Cost._fields)].sum().tolist())
 
 
+def cost_of_whole(network, image_size, channels=3):
+    """`Cost` of any network that is no `Network`, for one image likewise."""
+    _, macs, macs_tp = _trace(network, _images(image_size, channels))
+    return Cost(sum(w.numel() for w in network.parameters()), macs, macs_tp)
+
+
 def _images(size, channels):
     """One image that has a shape and no numbers."""
     return torch.empty(1, channels, size, size, device="meta")

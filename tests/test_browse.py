@@ -10,7 +10,7 @@ from laboratory import lay_search
 
 from nat_lib import files
 from nat_lib.blocks import elastic_bits
-from nat_lib.browser import picking, printed, static, table, words
+from nat_lib.browser import handmade, picking, printed, static, table, words
 from nat_lib.browser.picking import Choices
 from nat_lib.browser.plot import FIELDS, MANY
 from nat_lib.browser.widget import Browser, app
@@ -308,6 +308,29 @@ def test_the_static_figure_carries_what_it_shows(points, tmp_path):
         "high trade-off",
         "recommended",
     } <= markers
+
+
+def test_networks_made_by_hand_are_filled_squares(points, tmp_path):
+    made = pd.DataFrame([["digits_turned", "s", 0, "ResNet-8", 60.0, 59.0, 0.08, 1.5]])
+    made = made.set_axis(handmade.COLUMNS, axis=1)
+    assert handmade.on_axes(made, "digits_turned", "macs", "test_top1")[
+        ["x", "y"]
+    ].values.tolist() == [[1.5, 59.0]]
+    for elsewhere in (("digits", "macs"), ("digits_turned", "latency")):  # not measured
+        assert handmade.on_axes(made, *elsewhere, "val_top1").empty
+    rows = picking.select(points, Choices(objectives=("acc+macs",)))
+    beside = handmade.on_axes(made, "digits_turned", "macs", "val_top1")
+    fig = static.figure(rows, "macs", "val_top1", made=beside)
+    square = fig.axes[0].collections[-1]
+    assert square.get_offsets().tolist() == [[1.5, 60.0]] and square.get_facecolor().any()
+    assert "made by hand" in {text.get_text() for text in fig.legends[0].get_texts()}
+    browser = Browser(points, tmp_path, "digits_turned", "acc+macs", made)
+    assert (list(browser.by_hand.x), list(browser.by_hand.y)) == ([1.5], [60.0])
+    assert browser.by_hand.marker.symbol == "square" and browser.by_hand.showlegend
+    low, high = browser.figure.layout.yaxis.range
+    assert low < 60 < high
+    browser.controls.x.value = "latency"
+    assert not browser.by_hand.showlegend
 
 
 def test_printed_points_are_those_of_the_text():
@@ -643,6 +666,7 @@ def test_every_control_has_a_name(browser):
 def test_the_browser_runs_after_every_search_and_post_processing():
     jobs = {job.id: job for job in plan_jobs("smoke")}
     parts = {name for name in jobs if name.startswith(("04_natv2_phases-", "05_post_processing-"))}
-    assert parts and parts <= set(jobs["06_pareto_browser"].needs)
+    parts |= {"10_take_home"}
+    assert len(parts) > 2 and parts <= set(jobs["06_pareto_browser"].needs)
     assert "06_pareto_browser" in jobs["07_thesis_report"].needs
     assert list(jobs).index("06_pareto_browser") > max(map(list(jobs).index, parts))

@@ -11,9 +11,12 @@ from tiny import tiny
 
 from nat_lib import baselines, ledger, studies
 from nat_lib.arch import Space
+from nat_lib.browser import table
+from nat_lib.browser.handmade import handmade
 from nat_lib.cells import read_report
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
+from nat_lib.export.sources import finished, from_search, recommended
 from nat_lib.report import worth as drawn
 from nat_lib.results import worth
 from nat_lib.search.compound import diagonal, family
@@ -193,7 +196,24 @@ def test_everything_that_was_made_is_a_point(judged):
     assert (np.abs(np.log(matched / best.macs)) < 0.7).any()
     assert worth.sentence(found).startswith("The search ")
     assert worth.starts(take_home.lineage(out, folders[0])) == ["random weights"]
+    beside = handmade(out, table.load(out))
+    assert set(beside.label) == {
+        f"{row.label}, {BUDGETS[row.budget].words}"
+        for row in found[found.kind == "baseline"].itertuples()
+    }
+    assert (beside.macs > found[found.kind == "baseline"].macs.to_numpy() / 1e6).all()
     before = {p: p.read_bytes() for p in out.rglob("take_home/**/report.json")}
     studies.run("take_home", params, out)
     assert before == {p: p.read_bytes() for p in out.rglob("take_home/**/report.json")}
     assert all(json.loads(blob)["metrics"] for blob in before.values())
+
+
+def test_the_card_of_a_network_says_what_stands_beside_it(judged, tmp_path):
+    params, out = judged
+    folder = take_home.judged(params, searches.load_target(params), out)[0]
+    code = recommended(finished(folder))
+    from_search(folder, code, tmp_path / "net", searches.load_target(params))
+    told = json.loads((tmp_path / "net" / "subnet.json").read_text())["worth"]
+    assert told == worth.sentence(worth.points(out, "digits_turned", {0: folder}))
+    card = (tmp_path / "net" / "README.md").read_text()
+    assert "## Beside networks made by hand" in card and told.split(" (")[0] in card

@@ -44,7 +44,7 @@ HOVER = (
 
 def front_figure(lines: dict[tuple, Line]) -> go.Figure:
     """The large figure: a line per way to search, a trace per kind of point, printed values,
-    pinned and chosen subnets."""
+    baselines, pinned and chosen subnets."""
     traces = [
         go.Scatter(
             mode="lines",
@@ -62,6 +62,8 @@ def front_figure(lines: dict[tuple, Line]) -> go.Figure:
     look = {"symbol": "diamond", "size": 9, "line": {"width": 1.2, "color": "black"}} | COLOURED
     hover = "%{text}: %{x:.4g}, %{y:.4g}<extra></extra>"
     traces.append(go.Scatter(mode="markers", name="printed", hovertemplate=hover, marker=look))
+    look = {"symbol": "square", "size": 9, "color": "black", "line": {"width": 0}}
+    traces.append(go.Scatter(mode="markers", name="made by hand", hovertemplate=hover, marker=look))
     traces.append(
         go.Scatter(
             mode="lines+text",

@@ -92,10 +92,12 @@ def figure(
     y: str,
     paper: pd.DataFrame | None = None,
     marked: pd.Series | None = None,
+    made: pd.DataFrame | None = None,
 ) -> Figure:
     """Chosen rows of `table.load` on two axes: dominated subnets, fronts (joined) and knees.
 
     paper : of `printed`, drawn as diamonds and lines;  marked : a row to put a ring around
+    made  : baselines on these axes (`handmade.on_axes`), drawn as squares
     """
     fig, ax = plt.subplots(figsize=(8.6, 4.6), layout="constrained")
     colours, kinds = rows.supernet.map(colour_of), kind_of(rows)
@@ -114,6 +116,9 @@ def figure(
     ax.scatter(points.x, points.y, c=points.supernet.map(colour_of), **diamonds)
     for group in groups.itertuples():
         ax.axhline(group.top1, color="black", lw=0.8, ls="--" if "baseline" in group.label else ":")
+    for square in () if made is None else made.itertuples():
+        ax.scatter(square.x, square.y, marker="s", s=46, c="black", zorder=4)
+        ax.annotate(square.label, (square.x, square.y), (6, -3), textcoords="offset points", size=7)
     labels = axes(rows)
     ax.set(xlabel=labels[x], ylabel=labels[y], xscale=scale(rows, x), yscale=scale(rows, y))
     for axis, name in ((ax.xaxis, x), (ax.yaxis, y)):
@@ -123,6 +128,8 @@ def figure(
             axis.set_ticks([], minor=True)
     ax.grid(True, axis="both")
     handles = _legend(rows, marked is not None, len(points) > 0, len(groups) > 0)
+    if made is not None and len(made):
+        handles.append(Line2D([], [], marker="s", color="black", ls="", label="made by hand"))
     fig.legend(
         handles=handles,
         loc="outside upper center",

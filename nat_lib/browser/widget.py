@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nat_lib.browser import plot
+from nat_lib.browser import handmade, plot
 from nat_lib.browser.controls import Controls, button
 from nat_lib.browser.picking import (
     archive_of,
@@ -60,17 +60,19 @@ def app(
     folder: str | Path,
     dataset: str | None = None,
     objectives: str | None = None,
+    made: pd.DataFrame | None = None,
 ) -> "Browser | None":
     """The browser over the rows of `table.load`; exports go to `folder`. Where there is nobody to
     click (a batch run): None.
 
     dataset, objectives : what it shows first; None: the first data set, and what most searches on
                           it minimise
+    made : baselines, `handmade.handmade`
     """
     if os.environ.get("NAT_BATCH") == "1":
         print("The browser opens in JupyterLab and in voila; a batch run keeps the figure above.")
         return None
-    return Browser(points, folder, dataset, objectives)
+    return Browser(points, folder, dataset, objectives, made)
 
 
 class Browser(widgets.VBox):
@@ -86,7 +88,9 @@ class Browser(widgets.VBox):
         folder: str | Path,
         dataset: str | None = None,
         objectives: str | None = None,
+        made: pd.DataFrame | None = None,
     ):
+        self.made = pd.DataFrame(columns=handmade.COLUMNS) if made is None else made
         self.points, self.folder = points.reset_index(drop=True), Path(folder)
         if dataset not in set(points.dataset):
             dataset = points.dataset.iloc[0]
@@ -134,7 +138,7 @@ class Browser(widgets.VBox):
         points = self.figure.data[n : n + len(MARKERS)]
         self.kinds = dict(zip(MARKERS, points, strict=True))
         marked = self.figure.data[n + len(MARKERS) :]
-        self.diamonds, self.best, self.squares, self.ring = marked
+        self.diamonds, self.by_hand, self.best, self.squares, self.ring = marked
 
     def _make_live(self):
         """Turn the filled figures into widgets: a page that connects later gets what they held when
@@ -181,12 +185,20 @@ class Browser(widgets.VBox):
         x, y = self.controls.x.value, self.controls.y.value
         runs = self.points[of_runs(self.points, self.controls.choices())]
         paper, groups = on_axes(printed(self.controls.paper.value), x, y)
+        made = handmade.on_axes(self.made, self.controls.dataset.value, x, y)
         with self.figure.batch_update():
             layout = self.figure.layout
-            layout.xaxis.update(plot.axis(runs, x, self.axes[x], paper.x))
-            layout.yaxis.update(plot.axis(runs, y, self.axes[y], [*paper.y, *groups.top1]))
+            layout.xaxis.update(plot.axis(runs, x, self.axes[x], [*paper.x, *made.x]))
+            layout.yaxis.update(plot.axis(runs, y, self.axes[y], [*paper.y, *groups.top1, *made.y]))
+            self._show_made(made)
             self._show_printed(paper, groups, limits_of([*runs[x], *paper.x], layout.xaxis.type))
         self._show()
+
+    def _show_made(self, made):
+        """Squares where the baselines are."""
+        self.by_hand.x, self.by_hand.y = listed(made.x), listed(made.y)
+        self.by_hand.text = listed(made.label)
+        self.by_hand.showlegend = len(made) > 0
 
     def _show_printed(self, paper, groups, ends):
         """Diamonds where the thesis prints a point, lines from end to end where a group of them."""

@@ -20,6 +20,7 @@ from nat_lib.evaluate import recalibrate
 from nat_lib.exits import exit_weights
 from nat_lib.export.write import Source, write
 from nat_lib.genotypes import as_text, from_text
+from nat_lib.results import worth
 from nat_lib.studies import aep, inputs, post, searches
 from nat_lib.supernet import Network, Supernets
 
@@ -77,6 +78,7 @@ def from_search(
         training=f"{_search_told(space, arch, p)}. Its weights are those of the supernet after "
         f"the search; its batch norms were recalibrated on {data.calibration[0]} training images.",
         origin=_origin(found, f"{p['supernet']} subnet for {p['dataset']}", as_text(x)),
+        worth=_worth(found),
     )
     return write(source, folder, **stops)
 
@@ -126,6 +128,7 @@ def from_post(
         "which trained on train alone.",
         origin=_origin(found, f"{p['supernet']} subnet for {p['dataset']}, fine-tuned", p["code"]),
         seen="val" in final,
+        worth=_worth(search),
     )
     return write(source, folder, **stops)
 
@@ -315,6 +318,12 @@ def _origin(cell, title, code=None):
     origin |= {key: cell.params[key] for key in ("dataset", "profile", "seed")}
     origin |= {key: report[key] for key in ("commit", "versions", "device", "threads")}
     return origin if code is None else origin | {"code": code}
+
+
+def _worth(search):
+    """The verdict on a search beside what a person would do by hand."""
+    p = search.params
+    return worth.sentence(worth.points(search.out, p["dataset"], {p["seed"]: search.folder}))
 
 
 def _decoded(space: Space, code: str) -> tuple[np.ndarray, Arch]:

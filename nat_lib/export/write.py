@@ -49,6 +49,7 @@ class Source(NamedTuple):
     latency  : {"ms", "device", "threads"} of one image, or None
     training : one paragraph;  origin : what subnet.json records of the cell;  seen : was it trained
                on the validation images too?
+    worth    : one sentence: is its search ahead of hand-made networks?  None: it is of no search
     """
 
     network: nn.Module
@@ -63,6 +64,7 @@ class Source(NamedTuple):
     training: str
     origin: dict[str, Any]
     seen: bool = False
+    worth: str | None = None
 
 
 def write(
@@ -135,6 +137,7 @@ def _card(source):
         "format": FORMAT,
         "origin": source.origin,
         "training": source.training,
+        "worth": source.worth,
         "network": source.made,
         "input": {
             "channels": data.channels,

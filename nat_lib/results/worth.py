@@ -16,7 +16,18 @@ from nat_lib.studies.budgets import BUDGETS
 
 STUDY = "take_home"
 AT = (0.25e6, 0.5e6, 1e6, 2e6, 5e6, 12e6)  # MACs at which a front is told
-COLUMNS = ["kind", "name", "label", "search", "seed", "budget", "epochs", "macs", "params"]
+COLUMNS = [
+    "kind",
+    "name",
+    "label",
+    "search",
+    "seed",
+    "budget",
+    "epochs",
+    "macs",
+    "macs_tp",
+    "params",
+]
 COLUMNS += ["val_top1", "test_top1", "n_test", "seconds", "cost"]
 PAIRS = ["name", "label", "budget", "macs", "searched_macs", "seed", "other", "search"]
 PAIRS += ["difference", "noise"]
@@ -36,7 +47,7 @@ def points(out, dataset, folders) -> pd.DataFrame:
         name, n_test = Path(folder).name, report["metrics"]["n_test"]
         shared = {"search": name, "seed": seed, "n_test": n_test}
         told = {"kind": "search", "label": report["params"]["supernet"], "budget": ""} | shared
-        kept = ["macs", "params", "val_top1", "test_top1"]
+        kept = ["macs", "macs_tp", "params", "val_top1", "test_top1"]
         rows += [told | row for row in table[kept].to_dict("records")]
         for path in sorted((Path(out) / STUDY / dataset / name).glob("*/report.json")):
             other = read_report(path.parent)
@@ -49,7 +60,7 @@ def _told(report):
     """Rows of a cell of the study: a baseline, or the uniform family."""
     metrics, params = report["metrics"], report["params"]
     if "rows" in metrics:
-        kept = ("macs", "params", "val_top1", "test_top1")
+        kept = ("macs", "macs_tp", "params", "val_top1", "test_top1")
         told = {"kind": "uniform", "label": "uniform subnets", "budget": ""}
         return [
             told | {"name": f"uniform {row['macs']}"} | {key: row[key] for key in kept}
@@ -57,6 +68,19 @@ def _told(report):
         ]
     told = {"kind": "baseline", "name": params["baseline"], "budget": params["kind"]}
     return [told | metrics | {"seconds": report["seconds"], "cost": report["cost"]}]
+
+
+def handmade(out, searches) -> pd.DataFrame:
+    """The baselines that stand beside any of these searches: `points` of them with their `dataset`.
+
+    searches : {(data set, seed, folder of the search)}
+    """
+    found = [
+        points(out, dataset, {seed: folder}).assign(dataset=dataset)
+        for dataset, seed, folder in sorted(searches)
+    ]
+    every = pd.concat([points(out, "", {}).assign(dataset=""), *found], ignore_index=True)
+    return every[every.kind == "baseline"].reset_index(drop=True)
 
 
 def at_most(table, macs):

@@ -117,9 +117,15 @@ def plan_jobs(
     _check_images_lie_there(sizes)
     place = outputs_folder(sizes, out)
     plan = _Plan(sizes, place)
-    for stem, study in sorted(chosen, key=lambda pair: STUDIES[pair[1]].last):
+    for stem, study in sorted(chosen, key=lambda pair: _turn(pair[1])):
         plan.add(stem, study, Path(notebooks) / f"{stem}.ipynb", switches[study])
     return list(plan.jobs.values())
+
+
+def _turn(study: str) -> tuple[bool, int]:
+    """When a study's turn comes: behind all whose cells it reads."""
+    row = STUDIES[study]
+    return row.last, 1 + max((_turn(other)[1] for other in row.after), default=0)
 
 
 class _Plan:

@@ -57,7 +57,7 @@ STUDIES = {
     ),
     "natv2_phases": Study(
         models.Natv2Phases,
-        models.Searching,
+        models.Worth,  # its notebook shows what stands beside a search, too
         after=("ofav2_eps",),
         parts=parts.searches,
         work="nat_lib.studies.work:natv2_phases",
@@ -69,7 +69,9 @@ STUDIES = {
         parts=parts.posts,
         work="nat_lib.studies.work:post_processing",
     ),
-    "pareto_browser": Study(models.ParetoBrowser, after=("natv2_phases", "post_processing")),
+    "pareto_browser": Study(
+        models.ParetoBrowser, after=("natv2_phases", "post_processing", "take_home")
+    ),
     "take_home": Study(
         models.TakeHome,
         models.Worth,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from torch.nn.functional import cross_entropy
 
-from nat_lib import baselines, cells, files, ledger, machine
+from nat_lib import backbones, baselines, cells, files, ledger, machine
 from nat_lib.arch import Space
 from nat_lib.cells import open_cell, read_report
 from nat_lib.cost import count
@@ -137,11 +137,11 @@ def _baseline(cell, data):
     val = score(network, data.eval_batches("val", p["size"], size))
     test = score(network, data.test_batches(p["size"], size, cell.name))
     told = baselines.BASELINES[p["network"]].label
+    whole = backbones.cost_of_whole(baselines.build(*shape, p["width"]), p["size"])
     return {
         "label": told if p["width"] == 1.0 else f"{told} at {macs / 1e6:.2g} M MACs",
         "epochs": n_epochs,
-        "macs": macs,
-        "params": sum(w.numel() for w in baselines.build(*shape, p["width"]).parameters()),
+        **whole._asdict(),
         "val_top1": val.top1,
         "test_top1": test.top1,
         "n_test": len(data.rows["test"]),
