@@ -188,7 +188,13 @@ def test_everything_that_was_made_is_a_point(judged):
     data = searches.load_target(params)
     folders = take_home.judged(params, data, out)
     found = worth.points(out, data.name, folders)
-    assert set(found.kind) == {"search", "uniform", "baseline"}
+    assert set(found.kind) == {"search", "uniform", "random", "baseline"}
+    tried = read_report(out / "take_home" / data.name / folders[0].name / "random")
+    searched = read_report(folders[0])["metrics"]["evaluations"]
+    assert 0.9 * searched <= tried["metrics"]["scored"] <= searched  # no subnet twice
+    front = found[found.kind == "random"].sort_values("macs")
+    assert (np.diff(front.macs) > 0).all() and (np.diff(front.val_top1) > 0).all()
+    assert len(worth.differences(found, "random")) == len(worth.read_at(found, "random"))
     assert (found.kind == "baseline").sum() == 6 and found.test_top1.between(0, 100).all()
     subnets = pd.read_csv(folders[0] / "subnets.csv")
     best = subnets.loc[subnets.val_top1.idxmax()]

@@ -7,15 +7,16 @@ from nat_lib.report import panels
 from nat_lib.report.style import GREY, colour_of, thesis_style
 from nat_lib.studies.budgets import BUDGETS
 
-SHAPES = {"search": "o", "uniform": "^", "baseline": "s"}
-SIZES = {"search": 4, "uniform": 5.5, "baseline": 8}
+SHAPES = {"search": "o", "random": "x", "uniform": "^", "baseline": "s"}
+SIZES = {"search": 4, "random": 4, "uniform": 5.5, "baseline": 8}
+GREYS = {"uniform": GREY, "random": "#b0b0b0"}
 SQUARES = ("#222222", "#b5651d", "#7b3294", "#1b7837", "#c51b7d")  # of baselines, in order
 
 
 @thesis_style
 def front(points):
     """Test top-1 against MACs, one panel per search: its subnets as dots, joined; hand-made
-    networks as squares, uniform subnets as triangles.
+    networks as squares, uniform subnets as triangles, a random search's as crosses.
 
     points : `results.worth.points`.  Error bars are the standard error of the test split
     """
@@ -54,8 +55,8 @@ def _names(shown):
 
 
 def _colours(shown):
-    """{name: colour}: a supernet its own, uniform subnets grey, baselines a colour each."""
+    """{name: colour}: a supernet its own, what was not searched a grey, baselines a colour each."""
     found, left = {}, iter(SQUARES * 9)
     for name, kind in dict(zip(shown.drawn, shown.kind, strict=True)).items():
-        found[name] = {"search": colour_of(name), "uniform": GREY}.get(kind) or next(left)
+        found[name] = (GREYS | {"search": colour_of(name)}).get(kind) or next(left)
     return found

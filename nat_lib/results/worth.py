@@ -15,6 +15,7 @@ from nat_lib.results import stats
 from nat_lib.studies.budgets import BUDGETS
 
 STUDY = "take_home"
+UNSEARCHED = {"uniform": "uniform subnets", "random": "random search"}  # of the same supernets
 AT = (0.25e6, 0.5e6, 1e6, 2e6, 5e6, 12e6)  # MACs at which a front is told
 COLUMNS = [
     "kind",
@@ -57,13 +58,14 @@ def points(out, dataset, folders) -> pd.DataFrame:
 
 
 def _told(report):
-    """Rows of a cell of the study: a baseline, or the uniform family."""
+    """Rows of a cell of the study: a baseline, or subnets that were not searched."""
     metrics, params = report["metrics"], report["params"]
     if "rows" in metrics:
         kept = ("macs", "macs_tp", "params", "val_top1", "test_top1")
-        told = {"kind": "uniform", "label": "uniform subnets", "budget": ""}
+        kind = report["name"].rpartition("/")[2]
+        told = {"kind": kind, "label": UNSEARCHED[kind], "budget": ""}
         return [
-            told | {"name": f"uniform {row['macs']}"} | {key: row[key] for key in kept}
+            told | {"name": f"{kind} {row['macs']}"} | {key: row[key] for key in kept}
             for row in metrics["rows"]
         ]
     told = {"kind": "baseline", "name": params["baseline"], "budget": params["kind"]}
@@ -90,17 +92,28 @@ def at_most(table, macs):
     return fitting.loc[fitting.val_top1.idxmax()] if len(fitting) else None
 
 
+def read_at(points, kind="search") -> pd.DataFrame:
+    """The rows that are picked at each of AT, per seed; their `name` is that MACs."""
+    rows = []
+    for _, table in points[points.kind == kind].groupby("seed"):
+        for macs in AT:
+            best = at_most(table, macs)
+            if best is not None:
+                rows.append(best.to_dict() | {"name": macs})
+    return pd.DataFrame(rows, columns=points.columns)
+
+
 def front(points) -> pd.DataFrame:
     """The search read at each of AT: mean test top-1 over seeds, their number, MACs."""
-    found = points[points.kind == "search"]
-    rows = []
-    for macs in AT:
-        picked = [at_most(table, macs) for _, table in found.groupby("seed")]
-        picked = [row for row in picked if row is not None]
-        if picked:
-            tops, costs = [row.test_top1 for row in picked], [row.macs for row in picked]
-            told = {"at_most": macs, "test_top1": np.mean(tops), "macs": np.mean(costs)}
-            rows.append(told | {"seeds": len(picked)})
+    rows = [
+        {
+            "at_most": macs,
+            "test_top1": some.test_top1.mean(),
+            "macs": some.macs.mean(),
+            "seeds": len(some),
+        }
+        for macs, some in read_at(points).groupby("name")
+    ]
     return pd.DataFrame(rows, columns=["at_most", "test_top1", "macs", "seeds"])
 
 
@@ -110,10 +123,12 @@ def differences(points, other="baseline") -> pd.DataFrame:
 
     Of one seed the interval is what the test split and the run-to-run spread of the thesis leave
     open.  A network that is cheaper than every subnet of the search is not judged.
+    other : a kind; of a random search, which has a front as well, what is picked at each of AT
     """
     found = points[points.kind == "search"]
     pairs = []
-    for row in points[points.kind == other].itertuples():
+    others = read_at(points, other) if other == "random" else points[points.kind == other]
+    for row in others.itertuples():
         best = at_most(found[found.seed == row.seed], row.macs)
         if best is not None:
             noise = np.hypot(*(stats.single_run_noise(r.test_top1, r.n_test) for r in (best, row)))

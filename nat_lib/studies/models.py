@@ -269,6 +269,7 @@ class Worth(Searching):
         list[_read_by(baselines.parsed, "baseline")], AfterValidator(_distinct)
     ]
     worth_budgets: Annotated[list[Literal[*BUDGETS]], AfterValidator(_distinct)]
+    worth_random: bool  # also as many random subnets as the search scored?
     worth_take: Count  # networks that a user takes of a search
     worth_most_epochs: Count  # more are not trained, whatever the budget
 

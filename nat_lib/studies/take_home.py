@@ -2,7 +2,8 @@
 
 A search is judged per seed: of those that the parameters name, the one with the subnet that is best
 on the validation split.  Beside it stand hand-made networks (`baselines`), trained
-for a share of what supernet and search took, and the uniformly scaled subnets of the same supernet.
+for a share of what supernet and search took, and of the same supernets the uniformly scaled subnets
+and the best of as many random ones as the search scored.
 Source of the uniform family: compound scaling, arXiv:1905.11946.
 """
 
@@ -11,6 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch.nn.functional import cross_entropy
 
@@ -23,8 +25,10 @@ from nat_lib.exits import joint
 from nat_lib.optimizers import sgd
 from nat_lib.recipes import MOMENTUM, RECIPES
 from nat_lib.schedules import OneCycle
+from nat_lib.search.archive import VERSIONS, sample
 from nat_lib.search.compound import family
-from nat_lib.studies import inputs, searches
+from nat_lib.search.pareto import front
+from nat_lib.studies import inputs, scoring, searches
 from nat_lib.studies.budgets import BUDGETS
 from nat_lib.supernet import Supernets
 from nat_lib.train import epochs, fit
@@ -72,9 +76,11 @@ def lineage(out, folder):
 
 
 def run(params, data, out):
-    """Train every baseline, score every uniform family; returns nothing."""
+    """Train every baseline, score every uniform family and random search; returns nothing."""
     for seed, folder in judged(params, data, out).items():
-        run_family(folder, data, out)
+        run_uniform(folder, data, out)
+        if params["worth_random"]:
+            run_random(folder, data, out)
         whole = lineage(out, folder)
         for kind in params["worth_budgets"]:
             budget = BUDGETS[kind].amount(whole, params["worth_take"])
@@ -177,32 +183,66 @@ def _seconds_of_an_epoch(cell, data):
     return (later[-1] - later[0]) / max(1, len(later) - 1) * n_batches
 
 
-# ---------------------------------------------------------------------------------- uniform subnets
+# --------------------------------------------------- subnets of the same supernets, not searched
 
 
-def run_family(folder, data, out):
+def run_uniform(folder, data, out):
     """Score the uniformly scaled subnets of a search's last supernets; the report of the cell."""
+    return _run_subnets("uniform", folder, data, out, _uniform)
+
+
+def run_random(folder, data, out):
+    """Score as many random subnets of a search's last supernets as the search scored, and test
+    their front; the report of the cell."""
+    return _run_subnets("random", folder, data, out, _random)
+
+
+def _run_subnets(name, folder, data, out, choose):
+    """choose(space, report, scores) -> the archs that are tested; scores(X) -> errors (n,) on the
+    validation split."""
     report = read_report(folder)
     values = {"dataset": data.name, "search": report["hash"], "seed": report["seed"]}
     values |= {"data": inputs.identity(data), "profile": report["params"]["profile"]}
-    name = f"{data.name}/{Path(folder).name}/uniform"
-    cell = open_cell(out, STUDY, name, values, __name__)
+    cell = open_cell(out, STUDY, f"{data.name}/{Path(folder).name}/{name}", values, __name__)
     weights = Path(folder) / "supernets.safetensors"
-    return cells.compute(cell, partial(_family, cell, report, weights, data), {"search": weights})
+    work = partial(_subnets, cell, report, weights, data, choose)
+    return cells.compute(cell, work, {"search": weights})
 
 
-def _family(cell, report, weights, data):
+def _subnets(cell, report, weights, data, choose):
+    """Choose subnets, score and test them; the metrics of the cell."""
     p = report["params"]
     space, size = Space.from_dict(p["space"]), p["recipe"]["nat_eval_batch_size"]
     nets = Supernets(space, p["n_classes"])
     nets.load_state_dict(files.load_weights(weights))
     nets.to(data.device)
-    rows = []
-    for arch in machine.progress(family(space, p["n_classes"]), cell.name):
+    memory = scoring.error_memory(cell)
+
+    def scores(X):
+        return scoring.errors(nets, X, scoring.NO_WEIGHTS, memory, data, size)
+
+    archs = choose(space, report, scores)
+    codes = space.encode(archs)
+    tops, rows = 100 - scores(codes), []
+    costs = count(codes, space, p["n_classes"]).to_dict("records")
+    of_each = zip(archs, tops, costs, strict=True)
+    for arch, top, cost in machine.progress(of_each, f"{cell.name}, test", len(archs)):
         network = prepare(nets, arch, data, arch.resolution)
-        val = score(network, data.eval_batches("val", arch.resolution, size))
         test = score(network, data.test_batches(arch.resolution, size, cell.name))
-        cost = count([arch], space, p["n_classes"]).iloc[0].to_dict()
-        chosen = {"resolution": arch.resolution, "depth": arch.depth[0], "expand": arch.expand[0]}
-        rows.append(chosen | cost | {"val_top1": val.top1, "test_top1": test.top1})
-    return {"rows": rows, "n_test": len(data.rows["test"])}
+        rows.append(cost | {"val_top1": top, "test_top1": test.top1})
+    return {"rows": rows, "n_test": len(data.rows["test"]), "scored": len(memory.known)}
+
+
+def _uniform(space, report, scores):
+    return family(space, report["params"]["n_classes"])
+
+
+def _random(space, report, scores):
+    """The front, in error and MACs, of random subnets drawn like a first archive."""
+    p, n = report["params"], report["metrics"]["evaluations"]
+    version, ends = VERSIONS[p["phase"]], np.stack([space.lower, space.upper])
+    rng = machine.stream(p["seed"], "random search beside", 0)
+    X = np.concatenate([ends, sample(space, version, n - len(ends), ends, rng, p["depth_prior"])])
+    macs = count(X, space, p["n_classes"]).macs.to_numpy(float)
+    on_front = front(np.column_stack([scores(X), macs]))
+    return space.decode(X[on_front])
