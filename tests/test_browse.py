@@ -532,7 +532,7 @@ def test_words_of_strangers_are_escaped(points):
         *words.words(row).values(),
     ):
         assert "<img" not in text
-    exported = {"files": [nasty], "folder": nasty, "checks": {}}
+    exported = {"files": [nasty], "folder": nasty, "checks": {}, "taken": nasty}
     assert "<img" not in words.summary(row, exported).to_html()
 
 
@@ -645,6 +645,23 @@ def test_export_tells_its_result_or_its_refusal_in_one_line(browser, monkeypatch
         browser.chosen.code,
     ) and folder.parent == tmp_path / "export"
     assert again[2] == folder and browser.chosen.folder.name in folder.name
+
+
+def test_the_fine_tuned_network_is_exported_where_validation_prefers_it(
+    points, monkeypatch, tmp_path
+):
+    asked = []
+    for name in ("from_search", "from_post"):
+
+        def made(cell, *rest, name=name):
+            return asked.append((name, cell, rest[-1])) or {}
+
+        monkeypatch.setattr(sources, name, made)
+    row, cell = points.iloc[-1].copy(), tmp_path / "post"
+    for better in (np.nan, -1.0, 0.0, 1.0):
+        row["post_val_top1"], row["post_folder"] = row.val_top1 + better, cell
+        words.exported(row, tmp_path)
+    assert asked == [("from_search", row.folder, tmp_path)] * 3 + [("from_post", cell, tmp_path)]
 
 
 def test_every_control_has_a_name(browser):

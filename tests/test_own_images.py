@@ -47,7 +47,7 @@ def test_a_folder_goes_in_and_a_network_comes_out(tmp_path):
             "--data-dir",
             tmp_path / "pictures",
             "--only",
-            "02,04,06",
+            "02,04,05,06,10",
             "--out",
             tmp_path / "out",
         ],
@@ -61,6 +61,10 @@ def test_a_folder_goes_in_and_a_network_comes_out(tmp_path):
 
     folder = tmp_path / "out" / "06_pareto_browser" / "recommended"
     card = files.read_json(folder / "subnet.json")
+    assert card["worth"].startswith("The search ")
+    told = files.read_json(tmp_path / "out/notebooks/06_pareto_browser/report.json")["metrics"]
+    tuned = card["origin"]["study"] == "post_processing"
+    assert told["taken"] == ("fine-tuned" if tuned else "as the search left it")
     assert card["classes"] == CLASSES
     assert {"subnet.onnx", "subnet.pt2", "subnet.safetensors", "README.md"} <= {
         p.name for p in folder.iterdir()

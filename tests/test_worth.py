@@ -96,6 +96,18 @@ def test_a_baseline_that_is_scaled_to_each_search_is_one_of_several_seeds():
     assert judged.seeds == 3 and judged.macs == 1.01e6 and judged.verdict == "beats"
 
 
+def test_what_a_start_gives_is_paired_by_seed():
+    ours, theirs = points(seeds=3, spread=0.0), points(seeds=3, spread=0.0)
+    theirs.loc[theirs.val_top1 == 70, "test_top1"] += [4.0, 5.0, 6.0]
+    found = worth.gains({"scratch": (ours, 1e9), "lite0": (theirs, 2e9)})
+    assert found.start.tolist() == ["scratch", "lite0"] and found.cost.tolist() == [1e9, 2e9]
+    assert found.gain.isna().tolist() == [True, False] and found.gain[1] == pytest.approx(5.0)
+    assert found.low[1] == pytest.approx(5 - 4.303 / 3**0.5, abs=1e-3)  # Student, two degrees
+    once = worth.gains({"scratch": (ours, 0), "one": (theirs[theirs.seed == 1], 0)})
+    assert once.pairs[1] == 1 and once.low[1] < 5 < once.high[1]
+    assert worth.gains({"nothing yet": (ours.iloc[:0], 0)}).seeds.tolist() == [0]
+
+
 def test_the_figure_shows_every_point():
     some = points(("ResNet-8", 1e6, 55.0), seeds=2)
     figure = drawn.front(some)

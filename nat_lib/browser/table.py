@@ -33,6 +33,12 @@ OF_SUBNET = [
     *("iteration", "code", *TOP1, "latency_from", "latency_iqr", "resolution", "width", "exit"),
     *("born", "front", "knee", "contribution", "predicted", "measured"),
 ]
+POST = {  # of the final post-processing of a subnet
+    "test_top1": "post_top1",
+    "val_top1": "post_val_top1",
+    "method": "post_method",
+    "folder": "post_folder",
+}
 KNOWN = ["code", "test_top1", "latency_ms", "latency_iqr"]
 TIMED = "latency"
 
@@ -69,8 +75,8 @@ def load(out: str | Path) -> pd.DataFrame:
     contribution: hypervolume that the front would lose with this subnet, in percent of the box
                   below the search's reference point
     predicted   : top-1 foreseen when it was proposed, and `measured` then; NaN in the first archive
-    post_top1   : test top-1 after the final post-processing that is best on validation, by
-                  `post_method`; NaN without
+    post_top1   : test top-1 after the final post-processing that is best on validation
+                  (`post_val_top1`), by `post_method`, in the cell `post_folder`; NaN without
     """
     found = chapter6.searches(out)
     if found.empty:
@@ -84,11 +90,10 @@ def load(out: str | Path) -> pd.DataFrame:
     points = pd.concat(parts, ignore_index=True)
     # The best on validation comes first.
     posts = chapter6.final_posts(chapter6.posts(out)).drop_duplicates(SUBNET)
-    posts = posts.rename(columns={"test_top1": "post_top1", "method": "post_method"})
-    posts = posts[[*SUBNET, "post_top1", "post_method"]].assign(strategy=DEFAULT)
-    kinds = {"phase": int, "seed": int, "post_top1": float}
+    posts = posts[[*SUBNET, *POST]].rename(columns=POST).assign(strategy=DEFAULT)
+    kinds = {"phase": int, "seed": int, "post_top1": float, "post_val_top1": float}
     points = points.merge(posts.astype(kinds), "left", [*SUBNET, "strategy"])
-    points.loc[points.iteration < points["last"], ["post_top1", "post_method"]] = np.nan
+    points.loc[points.iteration < points["last"], [*POST.values()]] = np.nan
     return points.assign(search=pd.factorize(points.folder)[0])
 
 

@@ -150,10 +150,16 @@ def drawing(row: pd.Series) -> str:
 
 
 def export_row(row: pd.Series, folder: str | Path) -> dict[str, Any]:
-    """Export a subnet into `folder`/<search>-<hash of its code>; returns what `from_search`
-    does."""
-    name = f"{row.folder.name}-{files.hash_of(row.code)}"
-    return sources.from_search(row.folder, row.code, Path(folder) / name)
+    """Export a subnet into `folder`/<search>-<hash of its code>; returns what `exported` does."""
+    return exported(row, Path(folder) / f"{row.folder.name}-{files.hash_of(row.code)}")
+
+
+def exported(row: pd.Series, folder: Path) -> dict[str, Any]:
+    """Export a subnet into a folder: fine-tuned where that is better on validation, else with the
+    weights of its search; returns what `export.write` does, and what was `taken`."""
+    if row.post_val_top1 > row.val_top1:  # False where there is none
+        return sources.from_post(row.post_folder, folder) | {"taken": "fine-tuned"}
+    return sources.from_search(row.folder, row.code, folder) | {"taken": "as the search left it"}
 
 
 def exported_line(told: dict[str, Any]) -> str:
@@ -161,7 +167,10 @@ def exported_line(told: dict[str, Any]) -> str:
     checks = ", ".join(
         f"{name} {value:.1e}" for name, value in told["checks"].items() if value is not None
     )
-    return f"{', '.join(told['files'])} in {told['folder']}; logits differ by at most: {checks}"
+    return (
+        f"{', '.join(told['files'])} in {told['folder']}, {told['taken']}; logits differ by at "
+        f"most: {checks}"
+    )
 
 
 def reports(points: pd.DataFrame) -> dict[str, Path]:
@@ -180,4 +189,5 @@ def metrics(
         "front": len(front),
         "recommended": {"search": best.folder.name} | best[known].to_dict(),
         "files": told["files"] if told else [],
+        "taken": told["taken"] if told else None,
     }

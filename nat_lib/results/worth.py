@@ -34,6 +34,7 @@ PAIRS = ["name", "label", "budget", "macs", "searched_macs", "seed", "other", "s
 PAIRS += ["difference", "noise"]
 JUDGED = ["label", "budget", "macs", "searched_macs", "other", "search", "seeds", "difference"]
 JUDGED += ["low", "high", "verdict"]
+GAINED = ["pairs", "gain", "low", "high"]
 
 
 def points(out, dataset, folders) -> pd.DataFrame:
@@ -144,16 +145,21 @@ def differences(points, other="baseline") -> pd.DataFrame:
     for (_, budget), group in pd.DataFrame(pairs, columns=PAIRS).groupby(
         ["name", "budget"], sort=False
     ):
-        mean, n = group.difference.mean(), len(group)
-        half = 1.96 * group.noise.iloc[0]
-        if n > 1:
-            half = float(stats.half_width(group.difference.std() / np.sqrt(n), n))
+        mean, half = _interval(group)
         verdict = "beats" if mean > half else "loses to" if mean < -half else "ties with"
         numbers = group[["macs", "searched_macs", "other", "search"]].mean().to_dict()
         named = {"label": group.label.iloc[0], "budget": budget}
-        told = {"seeds": n, "difference": mean, "low": mean - half, "high": mean + half}
+        told = {"seeds": len(group), "difference": mean, "low": mean - half, "high": mean + half}
         rows.append(named | numbers | told | {"verdict": verdict})
     return pd.DataFrame(rows, columns=JUDGED)
+
+
+def _interval(pairs):
+    """(mean, half width of its 95 % interval) of paired differences with the noise of each."""
+    n = len(pairs)
+    if n == 1:
+        return pairs.difference.iloc[0], stats.NORMAL_95 * pairs.noise.iloc[0]
+    return pairs.difference.mean(), float(stats.half_width(pairs.difference.std() / np.sqrt(n), n))
 
 
 def sentence(points) -> str:
@@ -193,3 +199,37 @@ def starts(reports) -> list[str]:
         r["params"] for r in reports if r["study"] == "ofav2_eps" and not r["params"]["parent"]
     ]
     return sorted({p.get("start", "random weights") for p in first})
+
+
+def gains(runs) -> pd.DataFrame:
+    """What other starts gave: per run the test top-1 of the subnet that is best on validation and
+    its difference to the first run, in points, paired by seed, with its 95 % interval.
+
+    runs : {what it started from: (`points`, ledger cost of supernets and searches)}
+    """
+    tops = {name: _tops(points) for name, (points, _) in runs.items()}
+    first, rows = next(iter(tops.values()), None), []
+    for name, own in tops.items():
+        pairs = own.join(first.add_suffix("_first"), how="inner")
+        pairs = pairs.assign(
+            difference=pairs.top1 - pairs.top1_first, noise=np.hypot(pairs.noise, pairs.noise_first)
+        )
+        told = {
+            "start": name,
+            "seeds": len(own),
+            "best_top1": own.top1.mean(),
+            "cost": runs[name][1],
+        }
+        if own is not first and len(pairs):
+            mean, half = _interval(pairs)
+            told |= {"pairs": len(pairs), "gain": mean, "low": mean - half, "high": mean + half}
+        rows.append(told)
+    return pd.DataFrame(rows, columns=["start", "seeds", "best_top1", "cost", *GAINED])
+
+
+def _tops(points):
+    """{seed: test top-1 of the subnet that is best on validation, its noise} as a frame."""
+    found = points[points.kind == "search"]
+    best = found.loc[found.groupby("seed").val_top1.idxmax()]
+    noise = stats.single_run_noise(best.test_top1, best.n_test)
+    return pd.DataFrame({"top1": best.test_top1, "noise": noise}).set_index(best.seed)

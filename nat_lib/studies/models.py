@@ -362,6 +362,7 @@ class Natv2Phases(Warming):
 
 class TakeHome(Strict):
     seeds: Seeds
+    other_outs: list[str]  # outputs folders of the same profile from other starts
     device: Literal["cpu", "cuda"]
 
 
