@@ -4,6 +4,7 @@ A teacher hands over logits; what becomes of them is the loss's affair.  A new l
 teacher is a function and a row of DISTILL, TARGETS or TEACHERS.  The tables import no torch.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,9 +35,49 @@ def kl(student, teacher, temperature=4.0):
     return temperature**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
 
 
+def alpha(student, teacher, low=-1.0, high=1.0, cap=5.0):
+    """Batch mean of the larger of two alpha-divergences, sample by sample: that of `high` is large
+    where the student misses what the teacher has, that of `low` where it has what the teacher
+    lacks.
+
+    cap : of the power of the ratio of probabilities that weights a class, but where alpha is 1
+    The value is the divergence of the larger branch, on ties that of `high`; its gradient takes the
+    weights of the classes as constants.
+    Source: AlphaNet, arXiv:2102.07954.
+    """
+    import torch
+
+    with torch.no_grad():
+        log_q = student.float().log_softmax(1)
+        log_p = teacher.float().log_softmax(1)
+        below, pull_below = _divergence(log_p, log_q, low, cap)
+        above, pull_above = _divergence(log_p, log_q, high, cap)
+        lower = below > above
+        value = torch.where(lower, below, above)
+        pull = torch.where(lower[:, None], pull_below, pull_above)
+    along = (student.float() * pull).sum(1)
+    return (value + along - along.detach()).mean()
+
+
+def _divergence(log_p, log_q, alpha, cap):
+    """(divergence (B,) of p from q, its gradient (B, K) with respect to q's logits), from
+    log-probabilities: finite whatever the logits are."""
+    q, ratio = log_q.exp(), log_p - log_q
+    if alpha == 1:
+        p = log_p.exp()
+        return (p * ratio).sum(1), q - p
+    if alpha == 0:
+        ratio = ratio.clamp(max=math.log(cap))
+        value, weight = -(q * ratio).sum(1), ratio - 1
+    else:
+        power = (alpha * ratio).clamp(max=math.log(cap)).exp()
+        value, weight = (q * (power - 1)).sum(1) / (alpha * (alpha - 1)), power / alpha
+    return value, q * ((weight * q).sum(1, keepdim=True) - weight)
+
+
 # (student logits, teacher logits), both (B, K) -> mean loss, least at the teacher, which gets no
 # gradient
-DISTILL = {"soft_ce": soft_ce, "kl": kl}
+DISTILL = {"soft_ce": soft_ce, "kl": kl, "alpha": alpha}
 
 
 # ------------------------------------------------------------------------------------------ targets
@@ -151,7 +192,7 @@ def distilled(
     """The losses of one step of a supernet (see `train.fit`): thesis Alg. 5.1, or in place.
 
     net     : net(x, arch, exits=positions) -> list of logits
-    subnets : (images, step) -> the archs that the step trains
+    subnets : (images, labels, step) -> the archs that the step trains
     teacher : its targets are asked for once per step.  None: in place, the first subnet learns from
               the labels alone, with all its exits (`weights`), and its logits teach the others
     loss, kd : keys of DISTILL and TARGETS
@@ -166,14 +207,14 @@ def distilled(
     compare, (hard, soft) = DISTILL[loss], mix
 
     def student(logits, y, wanted):
-        apart = soft * compare(logits, wanted)
+        apart = soft * compare(logits, wanted) if soft else 0.0
         if not hard:
             return apart
         return hard * F.cross_entropy(logits, y, label_smoothing=smoothing) + apart
 
     def losses(x, y, step):
         target = teacher.targets(x) if teacher else None
-        for arch in subnets(x, step):
+        for arch in subnets(x, y, step):
             several = all_exits or target is None
             positions = exits_until(net.space, arch) if several else (arch.exit,)
             ledger.passed_subnet(net, arch, positions, x, ledger.TRAINING)

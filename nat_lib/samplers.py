@@ -1,16 +1,31 @@
 """Samplers: which subnets one training step trains.  A new one is a function and a row of SAMPLERS.
 
-sampler(space, choices, width, size, rng, n) yields n `Arch`s of the open `choices` at one width
-multiplier and one image size.  rng is a generator of (seed, purpose, step); the subnets depend on
-nothing else.
+sampler(space, choices, width, size, rng, n, judge) yields n `Arch`s of the open `choices` at one
+width multiplier and one image size.  rng is a generator of (seed, purpose, step); attentive
+samplers ask the judge.  The subnets depend on nothing else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from nat_lib.arch import Arch
+from nat_lib.attentive import targets
 from nat_lib.errors import Refusal
+
+BY_LOSS = "loss"  # of the batch at hand; any other judge is a row of PREDICTORS
+
+
+class Judge(NamedTuple):
+    """Who looks at candidates before one of them is trained.
+
+    k : candidates per subnet;  scores : archs -> one number each, the higher the worse
+    """
+
+    k: int
+    scores: Callable[[list[Arch]], list[float]]
 
 
 def stream(rng: np.random.Generator, j: int) -> np.random.Generator:
@@ -20,25 +35,58 @@ def stream(rng: np.random.Generator, j: int) -> np.random.Generator:
     return np.random.default_rng((*np.atleast_1d(np.array(seed, object)).tolist(), j))
 
 
-def uniform(space, choices, width, size, rng, n) -> Iterator[Arch]:
+def uniform(space, choices, width, size, rng, n, judge=None) -> Iterator[Arch]:
     """Independent uniform draws.  Source: thesis Alg. 3.1 and 5.1."""
     for j in range(n):
         yield space.draw(choices, stream(rng, j), width, size)
 
 
-def sandwich(space, choices, width, size, rng, n) -> Iterator[Arch]:
+def sandwich(space, choices, width, size, rng, n, judge=None) -> Iterator[Arch]:
     """The largest of the open choices, n - 2 uniform draws, the smallest.
 
     Source: BigNAS, arXiv:2003.11142.
     """
+    middle = uniform(space, choices, width, size, rng, n - 2)
+    yield from between_extremes(space, choices, width, size, n, middle)
+
+
+def between_extremes(space, choices, width, size, n, middle) -> Iterator[Arch]:
+    """The largest of the open choices, then the n - 2 subnets of `middle`, then the smallest."""
     if n < 2:
         raise Refusal(f"sandwich sampling of {n} subnets: it takes the largest and the smallest")
     yield extreme(space, choices, width, size, max)
-    yield from uniform(space, choices, width, size, rng, n - 2)
+    yield from middle
     yield extreme(space, choices, width, size, min)
 
 
-SAMPLERS = {"uniform": uniform, "sandwich": sandwich}
+def attentive(ends, space, choices, width, size, rng, n, judge) -> Iterator[Arch]:
+    """A sandwich whose middle subnets are each the best or the worst of `judge.k` candidates of
+    nearly the same MACs.
+
+    ends : which of the candidates by score, `min` the best and `max` the worst; of several one by
+           lot
+    Source: AttentiveNAS, arXiv:2011.09011 (BestUp and WorstUp).
+    """
+    pool = targets(space, choices, width, size)
+
+    def chosen(j):
+        own = stream(rng, j)
+        candidates, _ = pool.draw(own, judge.k)
+        scores = judge.scores(candidates)
+        end = ends[own.integers(len(ends))]
+        return candidates[scores.index(end(scores))]
+
+    middle = (chosen(j) for j in range(n - 2))
+    yield from between_extremes(space, choices, width, size, n, middle)
+
+
+SAMPLERS = {
+    "uniform": uniform,
+    "sandwich": sandwich,
+    "best_up": partial(attentive, (min,)),
+    "worst_up": partial(attentive, (max,)),
+    "best_or_worst": partial(attentive, (min, max)),
+}
 
 
 def extreme(space, choices, width, size, end) -> Arch:

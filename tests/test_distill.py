@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import chisquare
 
-from nat_lib import curricula, distill, samplers
+from nat_lib import attentive, curricula, distill, samplers
 from nat_lib.arch import Space
+from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.exits import DESC5, ensemble, exit_losses
 from nat_lib.plans import NETWORKS
+from nat_lib.studies import judging
 from nat_lib.supernet import Supernet, with_width
 
 SIZES = (16, 20, 24)
+JUDGE = samplers.Judge(3, lambda archs: [float(sum(arch.kernel)) for arch in archs])
 
 
 def space_of(name):
@@ -46,7 +50,7 @@ def test_a_sampler_yields_legal_subnets_that_depend_on_seed_and_step_alone(sampl
 
     def drawn(seed, step, choices=space.choices):
         rng = np.random.default_rng((seed, step))
-        return list(samplers.SAMPLERS[sampler](space, choices, 1.0, 20, rng, n))
+        return list(samplers.SAMPLERS[sampler](space, choices, 1.0, 20, rng, n, JUDGE))
 
     assert drawn(0, 7) == drawn(0, 7) and len(drawn(0, 7)) == n
     assert drawn(0, 7) != drawn(0, 8) and drawn(0, 7) != drawn(1, 7)
@@ -72,6 +76,60 @@ def test_a_sandwich_is_the_largest_some_and_the_smallest():
     assert last == space.arch(24, 1.0, 1, 2, 3, 3, 1)
     with pytest.raises(Refusal, match="the largest and the smallest"):
         list(samplers.sandwich(space, space.choices, 1.0, 24, rng, 1))
+
+
+def sandwich_of(space, sampler, judge, step=0, n=5):
+    rng = np.random.default_rng((1, step))
+    return list(samplers.SAMPLERS[sampler](space, space.choices, 1.0, 24, rng, n, judge))
+
+
+def test_attentive_subnets_are_the_best_and_the_worst_of_their_candidates():
+    space, asked = space_of("EE_DP"), []
+
+    def scores(archs):
+        asked.append(archs)
+        return [float(sum(arch.expand)) for arch in archs]
+
+    for sampler, end in (("best_up", min), ("worst_up", max)):
+        asked.clear()
+        first, *middle, last = sandwich_of(space, sampler, samplers.Judge(4, scores))
+        assert first == with_width(space.largest, 1.0) and last.exit == 1
+        assert [len(archs) for archs in asked] == [4, 4, 4]
+        for arch, archs in zip(middle, asked, strict=True):
+            assert arch in archs and sum(arch.expand) == end(sum(a.expand) for a in archs)
+            assert len({a.exit for a in archs}) == 1
+    both = [sandwich_of(space, "best_or_worst", JUDGE, step)[1] for step in range(30)]
+    ends = [
+        [sandwich_of(space, s, JUDGE, step)[1] for step in range(30)]
+        for s in ("best_up", "worst_up")
+    ]
+    hits = [sum(a == b for a, b in zip(both, end, strict=True)) for end in ends]
+    assert min(hits) > 5 and sum(hits) >= 30
+
+
+def test_a_target_is_met_and_drawn_as_often_as_uniform_sampling_meets_it():
+    space = space_of("EE_D")
+    pool = attentive.targets(space, space.choices, 1.0, 20)
+    macs = count(pool.genotypes(pool.pool), space).macs.to_numpy()
+    rng, fell, drawn = np.random.default_rng(0), 0, []
+    for _ in range(300):
+        archs, missed = pool.draw(rng, 3)
+        fell += missed
+        drawn += archs[:1]
+        if not missed:  # all in one bin of one exit
+            found = count(archs, space).macs
+            assert np.ptp(found) <= pool.edges[archs[0].exit - 1, 1]
+            assert len({arch.exit for arch in archs}) == 1
+    assert fell == pytest.approx(900 * attentive.missed(space, space.choices, 1.0, 20), abs=90)
+    exits = np.bincount([arch.exit for arch in drawn], minlength=6)[1:]
+    assert chisquare(exits).pvalue > 1e-3
+    rows = np.quantile(macs, (0.25, 0.5, 0.75))
+    shares = [np.mean(count(drawn, space).macs.to_numpy() < q) for q in rows]
+    assert shares == pytest.approx([0.25, 0.5, 0.75], abs=0.09)
+    closed = space.choices._replace(depth=(4,), exit=(5,))
+    assert {a.depth for a in attentive.targets(space, closed, 1.0, 20).draw(rng, 3)[0]} == {
+        (4,) * 5
+    }
 
 
 # ------------------------------------------------------------------------------- losses and targets
@@ -103,6 +161,66 @@ def test_soft_cross_entropy_and_kl_are_their_formulas():
     )
 
 
+GOLDEN = (  # student logits; D(1), D(-1) clipped and not; gradient.  Teacher logits (2, 0, -1)
+    ((0.5, 0.2, -0.3), 0.327569, 0.625444, 0.625444, (-0.780666, 0.240546, 0.540120)),
+    ((0.0, 0.0, 0.0), 0.574346, 0.885670, 1.374771, (-0.792100, 0.049213, 0.742887)),
+)
+TEACHER = torch.tensor([[2.0, 0.0, -1.0]])
+
+
+@pytest.mark.parametrize("logits, kl, clipped, whole, gradient", GOLDEN)
+def test_adaptive_alpha_has_the_golden_values(logits, kl, clipped, whole, gradient):
+    student = torch.tensor([logits], requires_grad=True)
+    for pair, value in (((1, 1), kl), ((-1, -1), clipped), ((-1, 1), clipped)):
+        found = distill.alpha(student, TEACHER, *pair)
+        torch.testing.assert_close(found.item(), value, atol=2e-6, rtol=0)
+    unclipped = distill.alpha(student, TEACHER, -1, -1, cap=1e9)
+    torch.testing.assert_close(unclipped.item(), whole, atol=2e-6, rtol=0)
+    distill.alpha(student, TEACHER).backward()
+    torch.testing.assert_close(student.grad, torch.tensor([gradient]), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("a", [-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
+def test_unclipped_the_gradient_of_a_divergence_is_its_derivative(a):
+    p, s = randn(4, 6, seed=1).softmax(1), randn(4, 6).requires_grad_()
+    q = s.softmax(1)
+    ratio = p / q
+    if a == 1:
+        exact = (p * ratio.log()).sum(1)
+    elif a == 0:
+        exact = -(q * ratio.log()).sum(1)
+    else:
+        exact = (q * (ratio**a - 1)).sum(1) / (a * (a - 1))
+    (wanted,) = torch.autograd.grad(exact.mean(), s)
+    value = distill.alpha(s, p.log(), a, a, cap=1e30)
+    torch.testing.assert_close(value, exact.mean())
+    torch.testing.assert_close(*torch.autograd.grad(value, s), wanted)
+
+
+def test_adaptive_alpha_chooses_by_sample_and_ties_go_to_kl():
+    missing, lost = torch.tensor([[9.0, 0.0, -9.0]]), torch.tensor([[0.0, 4.0, 0.0]])
+    for student in (missing, lost):  # too sure of itself, and on a wrong class
+        branches = [distill.alpha(student, TEACHER, a, a) for a in (-1, 1)]
+        torch.testing.assert_close(distill.alpha(student, TEACHER), max(branches))
+    both = distill.alpha(torch.cat([missing, lost]), TEACHER.expand(2, -1))
+    each = [distill.alpha(s, TEACHER) for s in (missing, lost)]
+    torch.testing.assert_close(both, sum(each) / 2)
+    same = TEACHER.clone().requires_grad_()
+    distill.alpha(same, TEACHER).backward()
+    assert torch.equal(same.grad, torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("gap", [20.0, 120.0, 1e4])
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_alpha_is_finite_at_any_logits(gap, low):
+    sure, flat = torch.tensor([[gap, 0.0, -gap]]), torch.zeros(1, 3)
+    for student, teacher in ((sure, flat), (flat, sure), (sure, -sure)):
+        student = student.clone().requires_grad_()
+        value = distill.alpha(student, teacher, low)
+        value.backward()
+        assert torch.isfinite(value) and torch.isfinite(student.grad).all() and value > 0
+
+
 def test_targets_are_of_the_ensemble_or_of_the_same_exit():
     logits = [randn(4, 3, seed=i) for i in range(5)]
     one = distill.TARGETS["ensemble"]((1, 2, 3, 4, 5), logits, DESC5)
@@ -115,7 +233,7 @@ def test_targets_are_of_the_ensemble_or_of_the_same_exit():
 
 
 def subnets_of(space, n=3):
-    def subnets(x, step):
+    def subnets(x, y, step):
         rng = np.random.default_rng((0, step))
         return samplers.sandwich(space, space.choices, 1.0, x.shape[-1], rng, n)
 
@@ -139,7 +257,7 @@ def test_in_place_the_largest_teaches_all_exits_of_the_others(name):
         loss.backward()
     found = [p.grad for p in net.parameters()]
     net.zero_grad()
-    first, *others = subnets(x, 3)
+    first, *others = subnets(x, y, 3)
     logits = net(x, first, exits="all")
     each = exit_losses(torch.stack(logits), y, label_smoothing=0.1)
     total = (torch.tensor(weights) * each).sum()
@@ -165,7 +283,7 @@ def test_one_pass_trains_all_exits_of_a_backbone(monkeypatch):
     )
     arch = space.largest
     losses = distill.distilled(
-        net, lambda x, step: [arch, arch], weights=DESC5, mix=(0.0, 1.0), all_exits=True
+        net, lambda x, y, step: [arch, arch], weights=DESC5, mix=(0.0, 1.0), all_exits=True
     )
     assert len(list(losses(x, y, 0))) == 2 and passes == [(1, 2, 3, 4, 5)] * 2
 
@@ -199,3 +317,28 @@ def test_every_curriculum_opens_everything_with_rows_that_exist(name, network):
 def test_an_unknown_curriculum_is_refused():
     with pytest.raises(Refusal, match="use one of eps, sandwich"):
         curricula.phases_for(Space("EE_D"), "shrinking")
+
+
+# --------------------------------------------------------------------------- judges of candidates
+
+
+def test_judging_by_loss_leaves_no_trace_and_is_the_loss():
+    space = space_of("EE_DP")
+    net = Supernet(space, 1.0, 5, dropout=0.5).train()
+    x, y = randn(8, 3, 24, 24), torch.arange(8) % 5
+    archs = sandwich_of(space, "uniform", None, n=3)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    torch.manual_seed(4)
+    state = torch.get_rng_state()
+    found = judging.by_loss(net, x, y, 0.1).scores(archs)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    assert all(m.training for m in net.modules())
+    with torch.no_grad(), judging.unseen(net):
+        wanted = [F.cross_entropy(net(x, a), y, label_smoothing=0.1).item() for a in archs]
+    assert found == wanted and len(set(found)) == 3
+    with pytest.raises(ZeroDivisionError), judging.unseen(net):
+        raise ZeroDivisionError
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(m.momentum == 0.1 for m in norms) and all(m.training for m in net.modules())

@@ -34,6 +34,7 @@ ORDER = (
     "backbones",
     ("early", "precision"),
     "exits",
+    "attentive",
     ("distill", "samplers"),
     "curricula",
     "recipes",

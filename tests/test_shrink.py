@@ -22,7 +22,7 @@ from nat_lib.recipes import RECIPES
 from nat_lib.results import chapter5
 from nat_lib.results.printed import printed
 from nat_lib.run.params import load_params, load_profile
-from nat_lib.studies import eps, eps_told, grids, searches, warmup
+from nat_lib.studies import eps, eps_told, grids, judging, searches, warmup
 from nat_lib.studies.models import Profile
 from nat_lib.supernet import Supernet
 
@@ -183,6 +183,25 @@ def test_sizes_rise_to_those_of_the_evaluation():
 def test_an_epoch_trains_at_its_own_sizes(data):
     batches, n = train.epochs(data, 16, lambda epoch: [16, 24][epoch : epoch + 1], 0, 2)
     assert [x.shape[-1] for epoch in (0, 1) for x, _ in batches(epoch)] == [16] * n + [24] * n
+
+
+@pytest.mark.parametrize("judge", ["loss", "ridge"])
+def test_what_a_step_trains_and_how_is_open_to_the_experiment(judge, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "PANEL", 12)
+    changes = {"curriculum": "one_stage", "sampler": "best_up", "judge": judge}
+    changes |= {"distill": "alpha", "mix": [0, 1], "supernets": {"1.0": ["EE_D"], "1.2": []}}
+    params = load_params("smoke", "ofav2_eps", TINY | changes | {"max_steps_per_epoch": 1})
+    report = eps.run(params, "EE_D", 1.0, "in_place", 0, data, tmp_path)[0]
+    recipe = report["params"]["recipe"]
+    assert (recipe["sampler"], recipe["loss"], recipe["mix"]) == ("best_up", "alpha", [0, 1])
+    sandwich = load_params("smoke", "ofav2_eps", TINY | changes | {"sampler": "sandwich"})
+    assert eps.recipe_for(curricula.ONE_STAGE[0], sandwich)["sampler"] == "sandwich"
+    (cell,) = tmp_path.glob("ofav2_eps/*/*/in_place-One")
+    assert (cell / "judged.json").is_file() == (judge == "ridge")
+    loose = {"sampler": None, "distill": None, "mix": None}
+    plain = load_params("smoke", "ofav2_eps", TINY | changes | loose)
+    recipe = eps.recipe_for(curricula.ONE_STAGE[0], plain)
+    assert (recipe["sampler"], recipe["loss"], recipe["mix"]) == ("sandwich", "soft_ce", (0.5, 0.5))
 
 
 # ----------------------------------------------------------------------------------------- teachers

@@ -8,7 +8,7 @@ KS).
 Source: OFAv2, arXiv:2302.01888; thesis 5.1.2 to 5.3, Table 5.2.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -24,10 +24,11 @@ from nat_lib.evaluate import prepare, score_exits
 from nat_lib.exits import joint, supernet_weights
 from nat_lib.optimizers import sgd
 from nat_lib.recipes import MOMENTUM, RECIPES, Recipe
-from nat_lib.samplers import SAMPLERS
+from nat_lib.samplers import BY_LOSS, SAMPLERS, Judge
 from nat_lib.schedules import schedule_of
 from nat_lib.studies.grids import KINDS, mean_score, subset, test_rows
 from nat_lib.studies.inputs import identity, load_data, space_of  # noqa: F401  (chapter 5 loads by it)
+from nat_lib.studies.judging import MANY, by_loss, by_predictor
 from nat_lib.supernet import Supernet, with_width
 from nat_lib.train import compiled, epochs, fit
 
@@ -36,7 +37,7 @@ STUDY = "ofav2_eps"
 RECIPE = (
     *("batch_size", "eval_batch_size", "max_steps_per_epoch", "train_resolutions"),
     *("eval_resolutions", "training_sizes", "val_subnets", "grid_subnets"),
-    *("exit_weights", "kd", "stale_exits", "precision", "recipe"),
+    *("exit_weights", "kd", "stale_exits", "precision", "recipe", "judge"),
 )
 
 
@@ -59,9 +60,9 @@ def recipe_for(phase, params, teacher=None):
         "epochs": max(least, round(phase.epochs * share)),
         "warmup": round(phase.warmup * share),
         "subnets": max(phase.subnets, row.least),
-        "sampler": phase.sampler if phase.teacher else row.sampler or phase.sampler,
-        "loss": phase.loss,
-        "mix": phase.mix or row.mix,
+        "sampler": params["sampler"] or (not phase.teacher and row.sampler) or phase.sampler,
+        "loss": params["distill"] or phase.loss,
+        "mix": params["mix"] or phase.mix or row.mix,
         "optimised": optimised._asdict(),
         **{k: params[k] for k in RECIPE},
     }
@@ -265,17 +266,27 @@ def maximal_losses(net, link):
     return joint(forward, link.votes, label_smoothing=link.optimised.smoothing, network=net.body)
 
 
-def elastic_losses(net, link, teacher):
+def elastic_losses(net, link, teacher, data=None):
     """Losses of every other phase: seeded draws per batch, each with distillation.
 
     teacher : `Teacher`; None: the first subnet of a step teaches the others
+    data    : that a predictor which judges candidates is fitted on
     """
     recipe, seed = link.recipe, link.cell.params["seed"]
     choices, draw = choices_after(link.space, link.phase), SAMPLERS[recipe["sampler"]]
 
-    def subnets(x, step):
+    @cache
+    def predictor():
+        sizes, size = training_resolutions(recipe), recipe["eval_batch_size"]
+        asked = (recipe["judge"], net, choices, link.width, sizes, data, link.cell, size)
+        return by_predictor(*asked)
+
+    def subnets(x, y, step):
         rng = machine.stream(seed, "shrinking subnets", step)
-        return draw(link.space, choices, link.width, x.shape[-1], rng, recipe["subnets"])
+        judge = by_loss(net, x, y, link.optimised.smoothing)
+        if recipe["judge"] != BY_LOSS:
+            judge = Judge(MANY, lambda archs: predictor().scores(archs))
+        return draw(link.space, choices, link.width, x.shape[-1], rng, recipe["subnets"], judge)
 
     return distilled(
         net,
@@ -314,7 +325,7 @@ def _train_and_report(link, data, workers):
             _write(link.cell, "teacher.csv", quality)
             first, *exits = quality.top1
             told = {"ensemble_top1": first, "exit_top1": exits}
-        trained, losses = net, elastic_losses(net, link, teacher)
+        trained, losses = net, elastic_losses(net, link, teacher, data)
     members, size = test_members(link, "val"), recipe["eval_batch_size"]
     batches, n_batches = batches_of(recipe, data, seed, workers)
     history, best = fit(

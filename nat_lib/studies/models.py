@@ -12,11 +12,12 @@ from nat_lib import baselines, plans, starts
 from nat_lib.backbone_table import BACKBONES
 from nat_lib.curricula import CURRICULA
 from nat_lib.data.catalogue import DATASETS
-from nat_lib.distill import TARGETS, TEACHERS
+from nat_lib.distill import DISTILL, TARGETS, TEACHERS
 from nat_lib.errors import Refusal
 from nat_lib.plans import NETWORKS
 from nat_lib.precision import PRECISIONS
 from nat_lib.recipes import RECIPES
+from nat_lib.samplers import BY_LOSS, SAMPLERS
 from nat_lib.search import objectives
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.predictors import PREDICTORS
@@ -39,6 +40,7 @@ def _ascending(values):
 
 
 Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Channels = Annotated[int, Field(ge=8, le=4096)]
 Side = Annotated[int, Field(ge=8, le=512, multiple_of=4)]
@@ -309,6 +311,10 @@ class Ofav2Eps(Strict):
     start: _read_by(starts.parsed, "start")  # weights at the beginning
     curriculum: Literal[*CURRICULA]
     teachers: Annotated[list[Literal[*TEACHERS]], Field(min_length=1), AfterValidator(_distinct)]
+    sampler: Literal[*SAMPLERS] | None  # None, as below: what curriculum and teacher say
+    judge: Literal[BY_LOSS, *PREDICTORS]  # of the candidates of an attentive sampler
+    distill: Literal[*DISTILL] | None
+    mix: Annotated[list[Weight], Field(min_length=2, max_length=2)] | None
     seeds: Seeds
     exit_weights: Literal["DESC", "ASC"]
     kd: Literal[*TARGETS]

@@ -307,7 +307,7 @@ def sampled(nets, teacher, draw, seed, purpose="warm-up subnets"):
     gradient of each subnet gathers in the supernet of its width.
     """
 
-    def subnets(x, step):
+    def subnets(x, y, step):
         rng = machine.stream(seed, purpose, step)
         return [draw(stream(rng, j)) for j in range(SUBNETS)]
 
