@@ -657,9 +657,11 @@ def test_the_fine_tuned_network_is_exported_where_validation_prefers_it(
             return asked.append((name, cell, rest[-1])) or {}
 
         monkeypatch.setattr(sources, name, made)
-    row, cell = points.iloc[-1].copy(), tmp_path / "post"
+    row = points.iloc[-1].copy()
+    cell = row.folder.parents[2] / "post_processing/digits_turned/EE_D/0-std"
     for better in (np.nan, -1.0, 0.0, 1.0):
-        row["post_val_top1"], row["post_folder"] = row.val_top1 + better, cell
+        row["post_val_top1"] = row.val_top1 + better
+        row["post_cell"] = "digits_turned/EE_D/0-std"
         words.exported(row, tmp_path)
     assert asked == [("from_search", row.folder, tmp_path)] * 3 + [("from_post", cell, tmp_path)]
 

@@ -34,6 +34,7 @@ def test_a_folder_goes_in_and_a_network_comes_out(tmp_path):
         "supernets": {"1.0": ["EE_D"], "1.2": []},
         "nat_supernets": {"1": [], "2": [], "3": [], "4": ["EE_D"]},
         "searches": {"1": [], "2": [], "3": [], "4": ["acc+macs"]},
+        "post_searches": {"1": [], "4": ["acc+macs"]},
         "min_full_epochs": 4,
     }
     write_profile(tmp_path / "tiny.yaml", **small)

@@ -37,7 +37,7 @@ POST = {  # of the final post-processing of a subnet
     "test_top1": "post_top1",
     "val_top1": "post_val_top1",
     "method": "post_method",
-    "folder": "post_folder",
+    "cell": "post_cell",
 }
 KNOWN = ["code", "test_top1", "latency_ms", "latency_iqr"]
 TIMED = "latency"
@@ -76,7 +76,7 @@ def load(out: str | Path) -> pd.DataFrame:
                   below the search's reference point
     predicted   : top-1 foreseen when it was proposed, and `measured` then; NaN in the first archive
     post_top1   : test top-1 after the final post-processing that is best on validation
-                  (`post_val_top1`), by `post_method`, in the cell `post_folder`; NaN without
+                  (`post_val_top1`), by `post_method`, in `post_cell`; NaN without
     """
     found = chapter6.searches(out)
     if found.empty:

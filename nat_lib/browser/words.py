@@ -158,7 +158,8 @@ def exported(row: pd.Series, folder: Path) -> dict[str, Any]:
     """Export a subnet into a folder: fine-tuned where that is better on validation, else with the
     weights of its search; returns what `export.write` does, and what was `taken`."""
     if row.post_val_top1 > row.val_top1:  # False where there is none
-        return sources.from_post(row.post_folder, folder) | {"taken": "fine-tuned"}
+        cell = row.folder.parents[2] / sources.POST / row.post_cell
+        return sources.from_post(cell, folder) | {"taken": "fine-tuned"}
     return sources.from_search(row.folder, row.code, folder) | {"taken": "as the search left it"}
 
 

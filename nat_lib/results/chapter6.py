@@ -145,7 +145,7 @@ def posts(out, dataset=None, study=None) -> pd.DataFrame:
             **metrics_of(*costs, "best_epoch", "n_test"),
             "stands_for": "params.stands_for",
             "differs": "differs",
-            "folder": "folder",
+            "cell": "name",
         },
     )
     rows = rows[rows.study == study].reset_index(drop=True) if study else rows
