@@ -69,7 +69,25 @@ SANDWICH = (
 
 ONE_STAGE = (SANDWICH[0]._replace(name="One", subnets=3, mix=(0.5, 0.5)),)
 
-CURRICULA = {"eps": EPS, "sandwich": SANDWICH, "one_stage": ONE_STAGE}
+# EPS whose phases train the extremes of what they have opened, and need no second network.
+EPS_SANDWICH = tuple(
+    p if p.maximal else p._replace(sampler="sandwich", subnets=p.subnets + 2, teacher="in_place")
+    for p in EPS
+)
+# EPS that opens all exits in one phase: every pass of a backbone trains the exits on its way.
+EPS_ONE_PASS = tuple(
+    p._replace(all_exits=p.opens in ("exit", "depth", "expand"))
+    for p in EPS
+    if p.name not in ("ND1", "ND2", "ND3")
+)
+
+CURRICULA = {
+    "eps": EPS,
+    "eps_sandwich": EPS_SANDWICH,
+    "eps_one_pass": EPS_ONE_PASS,
+    "sandwich": SANDWICH,
+    "one_stage": ONE_STAGE,
+}
 PHASES = EPS
 
 

@@ -80,6 +80,48 @@ def _divergence(log_p, log_q, alpha, cap):
 DISTILL = {"soft_ce": soft_ce, "kl": kl, "alpha": alpha}
 
 
+# ----------------------------------------------------------------- further terms of a joint loss
+
+
+def alike(logits, votes):
+    """Minus the mean Jensen-Shannon divergence of two exits: least where exits disagree; logits (E,
+    B, K) -> from -log 2 to 0.
+
+    Weights up to 0.1 keep the cross-entropy ahead.  Source of the idea: thesis chapter 7.
+    """
+    import torch
+
+    log_p = logits.float().log_softmax(2)
+    if len(log_p) < 2:
+        return 0 * log_p.sum()
+    one, other = (log_p[i] for i in torch.triu_indices(len(log_p), len(log_p), 1))
+    mixed = torch.logaddexp(one, other) - math.log(2)
+    return -sum((p.exp() * (p - mixed)).sum(2).mean() for p in (one, other)) / 2
+
+
+def own_ensemble(logits, votes):
+    """Every exit learns from the vote of all exits of the same pass: logits (E, B, K) -> mean soft
+    cross-entropy.
+
+    Source: exit-ensemble distillation, H. Lee and J.-S. Lee 2021.
+    """
+    from nat_lib.exits import ensemble
+
+    vote = ensemble(logits.detach(), votes)
+    return sum(soft_ce(exit, vote) for exit in logits) / len(logits)
+
+
+# (logits of all exits (E, B, K), their votes) -> a term that is added to the joint loss
+TERMS = {"diversity": alike, "self_distillation": own_ensemble}
+
+
+def further(weights, votes):
+    """logits -> the weighted sum of some TERMS, {name: weight}; None where there are none."""
+    if not weights:
+        return None
+    return lambda logits: sum(w * TERMS[name](logits, votes) for name, w in weights.items())
+
+
 # ------------------------------------------------------------------------------------------ targets
 
 

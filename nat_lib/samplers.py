@@ -89,6 +89,11 @@ SAMPLERS = {
 }
 
 
+def least(name) -> int:
+    """Fewest subnets of a step: one where all are drawn alike, otherwise both extremes."""
+    return 1 if SAMPLERS[name] is uniform else 2
+
+
 def extreme(space, choices, width, size, end) -> Arch:
     """The constant subnet of the largest (end = max) or smallest (min) open choices; of the levels
     the one of most or fewest branches."""

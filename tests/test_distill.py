@@ -221,6 +221,38 @@ def test_alpha_is_finite_at_any_logits(gap, low):
         assert torch.isfinite(value) and torch.isfinite(student.grad).all() and value > 0
 
 
+def test_exits_that_disagree_are_diverse_by_at_most_log_2():
+    logits = randn(4, 6, 3)
+    p = logits.softmax(2)
+    pairs = [
+        (p[i] * (p[i] / m).log() + p[j] * (p[j] / m).log()).sum(1).mean() / 2
+        for i, j in combinations(range(4), 2)
+        for m in [(p[i] + p[j]) / 2]
+    ]
+    torch.testing.assert_close(distill.alike(logits, None), -sum(pairs) / 6)
+    assert distill.alike(logits[:1], None) == 0 and distill.alike(logits[[0, 0]], None) == 0
+    apart = torch.tensor([[[1e4, 0.0]], [[0.0, 1e4]]], requires_grad=True)
+    value = distill.alike(apart, None)
+    value.backward()
+    assert value.item() == pytest.approx(-np.log(2)) and torch.isfinite(apart.grad).all()
+    grown = logits.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: distill.alike(z, None), grown, atol=1e-3, eps=1e-3)
+
+
+def test_exits_learn_from_their_own_vote_which_gets_no_gradient():
+    logits = randn(3, 6, 4).requires_grad_()
+    votes = (0.5, 0.3, 0.2)
+    distill.own_ensemble(logits, votes).backward()
+    vote = ensemble(logits.detach(), votes)
+    wanted = torch.stack([z.softmax(1) - vote.softmax(1) for z in logits.detach()]) / (3 * 6)
+    torch.testing.assert_close(logits.grad, wanted)
+    both = distill.further({"diversity": 0.1, "self_distillation": 2.0}, votes)(logits)
+    torch.testing.assert_close(
+        both, 0.1 * distill.alike(logits, votes) + 2 * distill.own_ensemble(logits, votes)
+    )
+    assert distill.further({}, votes) is None  # without terms nothing is added, to the bit
+
+
 def test_targets_are_of_the_ensemble_or_of_the_same_exit():
     logits = [randn(4, 3, seed=i) for i in range(5)]
     one = distill.TARGETS["ensemble"]((1, 2, 3, 4, 5), logits, DESC5)
@@ -314,8 +346,20 @@ def test_every_curriculum_opens_everything_with_rows_that_exist(name, network):
         assert set(members) <= set(space.grid(curricula.choices_after(space, phase), (48, 64), 1.0))
 
 
+def test_one_pass_opens_all_exits_in_one_phase_and_the_sandwich_needs_no_teacher():
+    space = space_of("EE_B")
+    names = [p.name for p in curricula.phases_for(space, "eps_one_pass")]
+    assert names == ["Full", "KS", "ND4", "D1", "D2", "E1", "E2"]
+    exits = curricula.choices_after(space, curricula.phases_for(space, "eps_one_pass")[2]).exit
+    assert exits == (1, 2, 3, 4, 5)
+    full, *others = curricula.phases_for(space, "eps_sandwich")
+    assert full == curricula.EPS[0]
+    assert {(p.teacher, p.sampler) for p in others} == {("in_place", "sandwich")}
+    assert [samplers.least(name) for name in ("uniform", "sandwich", "best_up")] == [1, 2, 2]
+
+
 def test_an_unknown_curriculum_is_refused():
-    with pytest.raises(Refusal, match="use one of eps, sandwich"):
+    with pytest.raises(Refusal, match="use one of eps, eps_sandwich"):
         curricula.phases_for(Space("EE_D"), "shrinking")
 
 

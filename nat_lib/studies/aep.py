@@ -19,6 +19,7 @@ from torch import nn
 from nat_lib import backbones, cells, files, imagenet, latency, latency_table, machine
 from nat_lib.backbone_table import baseline_of
 from nat_lib.cells import open_cell
+from nat_lib.distill import further
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import score
 from nat_lib.exits import MODES, exit_weights
@@ -121,7 +122,7 @@ def run(params, dataset, network, scenario, mode, seed, data, out):
         "proxy": start.proxy,
         "pretrained_on": start.on,
         "start": start.name,
-        **{k: params[k] for k in ("hidden", "keep_stem", "ties", "aep_latency_runs")},
+        **{k: params[k] for k in ("hidden", "keep_stem", "ties", "aep_latency_runs", "exit_terms")},
     }
     name = f"{dataset}/{network}_{scenario}_{mode}_s{seed}"
     cell = open_cell(out, STUDY, name, values, __name__)
@@ -198,7 +199,8 @@ def _study(cell, data, file, workers):
     network = _network(p, file)
     table, exits = backbones.parts(network, size, p["channels"]), network.positions
     loss_weights, votes = ((1.0,), (1.0,)) if single else exit_weights(p["mode"], len(exits))
-    history = train(cell, network, data, loss_weights, votes, workers)
+    also = None if single else further(p["exit_terms"], votes)
+    history = train(cell, network, data, loss_weights, votes, workers, also)
 
     val = subsets.exit_outputs(network, data.eval_batches("val", size, batch_size))
     speed = {"latency": measured(network, p)._asdict()}

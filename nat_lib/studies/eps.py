@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from nat_lib import cells, files, machine, starts
+from nat_lib import cells, files, machine, samplers, starts
 from nat_lib.arch import Space
 from nat_lib.cells import Cell, open_cell
 from nat_lib.curricula import CURRICULA, Phase, choices_after, extremes_of, phases_for
@@ -55,12 +55,13 @@ def recipe_for(phase, params, teacher=None):
     lr = phase.lr if params["learning_rates"] == "thesis" else phase.code_lr
     optimised = RECIPES[params["recipe"]]
     row = TEACHERS["fixed" if phase.maximal or teacher is None else teacher]
+    sampler = params["sampler"] or (not phase.teacher and row.sampler) or phase.sampler
     return {
         "lr": optimised.lr(lr, params["batch_size"]) * params["lr_factor"],
         "epochs": max(least, round(phase.epochs * share)),
         "warmup": round(phase.warmup * share),
-        "subnets": max(phase.subnets, row.least),
-        "sampler": params["sampler"] or (not phase.teacher and row.sampler) or phase.sampler,
+        "subnets": max(phase.subnets, row.least, samplers.least(sampler)),
+        "sampler": sampler,
         "loss": params["distill"] or phase.loss,
         "mix": params["mix"] or phase.mix or row.mix,
         "optimised": optimised._asdict(),

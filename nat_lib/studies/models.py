@@ -12,7 +12,7 @@ from nat_lib import baselines, plans, starts
 from nat_lib.backbone_table import BACKBONES
 from nat_lib.curricula import CURRICULA
 from nat_lib.data.catalogue import DATASETS
-from nat_lib.distill import DISTILL, TARGETS, TEACHERS
+from nat_lib.distill import DISTILL, TARGETS, TEACHERS, TERMS
 from nat_lib.errors import Refusal
 from nat_lib.plans import NETWORKS
 from nat_lib.precision import PRECISIONS
@@ -295,6 +295,7 @@ class AepStudy(Strict):
     hidden: Literal["measured", "proportional"]
     keep_stem: bool
     ties: Literal["smaller", "published"]
+    exit_terms: dict[Literal[*TERMS], Weight]  # further terms of the joint loss
     weights_dir: str | None  # folder of ImageNet weights; None: torch's own
     download: bool
     device: Literal["cpu", "cuda"]
