@@ -137,14 +137,19 @@ def _read(path) -> dict[str, Any]:
 
 def cell(path, space, width, n_classes, seed, dropout):
     """The supernet of a finished phase of chapter 5: whatever of it this space has, too; its
-    classifiers where they are for as many classes."""
+    classifiers where they are for as many classes.  A narrower one grows (`growth`); residual
+    blocks that it had not begin as identities."""
     from nat_lib.cells import read_report
     from nat_lib.files import load_weights
+    from nat_lib.growth import NOISE, identities, widened
     from nat_lib.supernet import Supernet
 
     params = read_report(Path(path))["params"]
-    if float(params.get("width", 0)) != width or "space" not in params:
-        raise Refusal(f"{path} is no supernet of width {width}: name a phase of one")
+    if "space" not in params or not float(params["width"]) <= width:
+        raise Refusal(f"{path} is no supernet of width {width} or less: name a phase of one")
+    if float(params["width"]) < width:
+        narrow = cell(path, space, float(params["width"]), n_classes, seed, dropout)
+        return widened(narrow, width, seed, NOISE)
     weights = load_weights(Path(path) / "best.safetensors")
     if not any(name.startswith("transforms.") for name in weights):  # of the maximal network
         weights = {f"body.{name}": tensor for name, tensor in weights.items()}
@@ -155,6 +160,7 @@ def cell(path, space, width, n_classes, seed, dropout):
     if not any(n.startswith("body.stages") for n in shared):
         raise Refusal(f"{path} has no stage in common with {space.name}")
     _take(net, shared)
+    identities(net, shared)
     return net
 
 

@@ -26,6 +26,7 @@ ORDER = (
     ("cost", "elastic"),
     "modules",
     "supernet",
+    "growth",
     "pretrained",
     "starts",
     "kit",

@@ -303,7 +303,7 @@ def test_a_kit_is_a_finished_phase_with_its_plan(tmp_path, capsys):
     assert kit.main([str(cell.folder), str(folder)]) == 0
     text = capsys.readouterr().out.strip().removeprefix("start=")
     plan = named(starts.plan_of(text))
-    assert plan.channels == (8, 8, 16) and (plan.kernels, plan.strides) == ((3, 5), (1, 2))
+    assert plan.channels == (8, 8, 16) and (plan.kernels, plan.strides) == ((3, 5), (2, 2))
     same = starts.start(text, Space("EE_B", (16,), (1.0,), plan=plan), 1.0, 3, 0, 0.0)
     assert torch.equal(same.body.stem.conv.weight, net.body.stem.conv.weight)
     assert kit.main([str(cell.folder), str(folder)]) == 2  # a kit is never replaced
