@@ -1,6 +1,6 @@
 """Curricula: the phases in which a supernet is trained.  A new one is a row of CURRICULA.
 
-Source of "eps": thesis Table 5.2.  Of "sandwich": BigNAS, arXiv:2003.11142.
+Source of "eps": thesis Table 5.2.  Of "sandwich" and, with its recipe, "bignas": arXiv:2003.11142.
 "one_stage" is the sandwich for short budgets: one random subnet beside the extremes, and students
 that learn half from the labels (docs/DECISIONS.md, A recipe for short budgets).
 """
@@ -28,6 +28,8 @@ class Phase(NamedTuple):
     all_exits: bool = False  # one pass of a sampled backbone trains all exits up to its own
     dropout: float = 0.1
     mix: tuple[float, float] | None = None  # of labels and teacher; None: the teacher's row says
+    largest_only: bool = False  # dropout for the subnet that teaches, not for its students
+    zero_init: bool = False  # residual blocks begin as identities
 
     @property
     def maximal(self) -> bool:
@@ -69,6 +71,11 @@ SANDWICH = (
 
 ONE_STAGE = (SANDWICH[0]._replace(name="One", subnets=3, mix=(0.5, 0.5)),)
 
+BIGNAS = (
+    SANDWICH[0]._replace(
+        name="Big", all_exits=False, dropout=0.2, largest_only=True, zero_init=True
+    ),
+)
 # EPS whose phases train the extremes of what they have opened, and need no second network.
 EPS_SANDWICH = tuple(
     p if p.maximal else p._replace(sampler="sandwich", subnets=p.subnets + 2, teacher="in_place")
@@ -86,6 +93,7 @@ CURRICULA = {
     "eps_sandwich": EPS_SANDWICH,
     "eps_one_pass": EPS_ONE_PASS,
     "sandwich": SANDWICH,
+    "bignas": BIGNAS,
     "one_stage": ONE_STAGE,
 }
 PHASES = EPS

@@ -6,6 +6,7 @@ teacher is a function and a row of DISTILL, TARGETS or TEACHERS.  The tables imp
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from nat_lib import ledger
@@ -230,6 +231,7 @@ def distilled(
     all_exits=False,
     smoothing=0.0,
     part=None,
+    largest_only=False,
 ):
     """The losses of one step of a supernet (see `train.fit`): thesis Alg. 5.1, or in place.
 
@@ -241,10 +243,12 @@ def distilled(
     mix     : weights of the labels and of the teacher in a student's loss
     all_exits : students train all exits up to their own in one pass, by the mean of their losses
     part    : arch -> the module whose gradients its pass filled, where that is not all of the net
+    largest_only : students drop nothing
     """
     from torch.nn import functional as F
 
     from nat_lib.exits import ensemble, joint_loss
+    from nat_lib.modules import quiet
 
     compare, (hard, soft) = DISTILL[loss], mix
 
@@ -260,7 +264,8 @@ def distilled(
             several = all_exits or target is None
             positions = exits_until(net.space, arch) if several else (arch.exit,)
             ledger.passed_subnet(net, arch, positions, x, ledger.TRAINING)
-            logits = [o.float() for o in net(x, arch, exits=positions)]
+            with quiet(net) if largest_only and target else nullcontext():
+                logits = [o.float() for o in net(x, arch, exits=positions)]
             trained = part(arch) if part else net
             if target is None:
                 own = shares(weights, positions)

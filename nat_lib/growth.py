@@ -132,11 +132,11 @@ class _Growth:
 
 
 @torch.no_grad()
-def identities(net: Supernet, known) -> None:
-    """Make identities of the residual blocks of a supernet that a smaller one had not.
+def identities(net: Supernet, known=()) -> None:
+    """Make identities of the residual blocks of a supernet, of those that a smaller one had not.
 
-    known : names of the parameters that were taken from it.  Where dense skips or parallel branches
-            add to a level, the function changes from the start
+    known : names of the parameters that were taken from that one.  Where dense skips or parallel
+            branches add to a level, the function changes from the start
     """
     for name, module in net.named_modules():
         if isinstance(module, MBConv) and module.residual and f"{name}.bn3.weight" not in known:

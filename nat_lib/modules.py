@@ -6,6 +6,7 @@ Source: Once-for-All, arXiv:1908.09791; OFAv2, arXiv:2302.01888; thesis 3.2 and 
 """
 
 from collections import OrderedDict
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -17,6 +18,19 @@ def activation(name):
     """The module of a row of `blocks.ACTS`."""
     module = getattr(nn, ACTS[name].module)
     return module(inplace=True) if name == "relu" else module()  # BN's gradient needs no output
+
+
+@contextmanager
+def quiet(network):
+    """Nothing is dropped meanwhile."""
+    drops = [m for m in network.modules() if isinstance(m, nn.Dropout) and m.training]
+    for m in drops:
+        m.eval()
+    try:
+        yield
+    finally:
+        for m in drops:
+            m.train()
 
 
 class EndPadded(nn.Conv2d):

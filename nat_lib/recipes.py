@@ -2,7 +2,8 @@
 
 A new one is a row of RECIPES.  "short" was chosen on a validation split for budgets of a few
 thousand steps (docs/DECISIONS.md, A recipe for short budgets).
-Source of "thesis": section 5.2.2; label smoothing as in Once-for-All, arXiv:1908.09791.
+Source of "thesis": section 5.2.2; label smoothing as in Once-for-All, arXiv:1908.09791.  Of
+"bignas": arXiv:2003.11142.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 class Recipe(NamedTuple):
     """rate      : of all learning rates of a curriculum; its rows are for batches of `images`
     images    : None: the rates hold for batches of any size; otherwise they grow with the batch
-    schedule  : "cosine" after the phase's own warm-up, or "one_cycle" over all its epochs
+    schedule  : a key of schedules.SCHEDULES
     decay     : weight decay of all but biases and batch norms
     smoothing : of labels
     clip      : of every entry of a step's gradient; None: none
@@ -34,6 +35,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "thesis": Recipe(),
+    "bignas": Recipe(schedule="floored", decay=1e-5, clip=1.0),
     "short": Recipe(rate=3.75, images=64, schedule="one_cycle", decay=3e-4, clip=1.0, crop=0.6),
 }
 MOMENTUM = 0.9

@@ -102,8 +102,32 @@ class OneCycle(NamedTuple):
         return self.lr * min(done / self.share, (1 - done) / (1 - self.share))
 
 
+class Floored(NamedTuple):
+    """`Schedule` that never falls below a share of lr, so that the last epochs still move.  Source:
+    BigNAS, arXiv:2003.11142."""
+
+    lr: float
+    epochs: int
+    warmup: int = 0
+    share: float = 0.05
+
+    @property
+    def total(self):
+        return self.warmup + self.epochs
+
+    def at(self, step, n_batches):
+        falling = Schedule(self.lr, self.epochs, self.warmup)
+        return max(falling.at(step, n_batches), self.share * self.lr)
+
+
+# name: (lr, epochs, warm-up before them) -> schedule
+SCHEDULES = {
+    "cosine": Schedule,
+    "one_cycle": lambda lr, epochs, warmup: OneCycle(lr, epochs + warmup),
+    "floored": Floored,
+}
+
+
 def schedule_of(recipe, lr, epochs, warmup=0):
     """The schedule that a recipe has; `epochs` and the `warmup` before them are one budget."""
-    if recipe.schedule == "one_cycle":
-        return OneCycle(lr, epochs + warmup)
-    return Schedule(lr, epochs, warmup)
+    return SCHEDULES[recipe.schedule](lr, epochs, warmup)

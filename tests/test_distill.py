@@ -363,6 +363,28 @@ def test_an_unknown_curriculum_is_refused():
         curricula.phases_for(Space("EE_D"), "shrinking")
 
 
+def test_only_the_teaching_subnet_drops_where_a_curriculum_says_so():
+    space = space_of("EE_B")
+    net = Supernet(space, 1.0, 4, dropout=0.9).train()
+    x, y, arch = randn(6, 3, 24, 24), torch.arange(6) % 4, space.arch(resolution=24)
+
+    def logits_of(largest_only):
+        losses = distill.distilled(
+            net,
+            lambda x, y, step: [arch, arch, arch],
+            weights=DESC5,
+            mix=(0.0, 1.0),
+            largest_only=largest_only,
+        )
+        return [logits.detach() for _, logits, _ in losses(x, y, 0)]
+
+    torch.manual_seed(0)
+    first, one, other = logits_of(True)
+    assert torch.equal(one, other) and not torch.allclose(first, one)
+    assert not torch.equal(*logits_of(False)[1:])
+    assert all(m.training for m in net.modules())
+
+
 # --------------------------------------------------------------------------- judges of candidates
 
 

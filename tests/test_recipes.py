@@ -11,7 +11,7 @@ from nat_lib.curricula import CURRICULA, phases_for
 from nat_lib.optimizers import sgd
 from nat_lib.precision import scaler
 from nat_lib.recipes import RECIPES, Recipe
-from nat_lib.schedules import OneCycle, Schedule, schedule_of
+from nat_lib.schedules import Floored, OneCycle, Schedule, schedule_of
 from nat_lib.studies.inputs import augmented
 from nat_lib.train import Step, flat_gradients
 
@@ -25,6 +25,13 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_nothing():
     rises = [b > a for a, b in itertools.pairwise(rates)]
     assert rises == sorted(rises, reverse=True)
     assert sum(rates) / len(rates) == pytest.approx(0.2, rel=0.01)
+
+
+def test_a_floored_schedule_is_the_cosine_above_its_floor():
+    floored, cosine, n = Floored(0.4, 10, 1), Schedule(0.4, 10, 1), 20
+    rates = [(floored.at(s, n), cosine.at(s, n)) for s in range(11 * n)]
+    assert all(found == max(below, 0.05 * 0.4) for found, below in rates)
+    assert rates[-1][0] == 0.05 * 0.4 > rates[-1][1] and floored.total == cosine.total == 11
 
 
 @pytest.mark.parametrize("name", RECIPES)

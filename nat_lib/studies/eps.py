@@ -22,6 +22,7 @@ from nat_lib.distributed import first_rank_first, ranks
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import prepare, score_exits
 from nat_lib.exits import joint, supernet_weights
+from nat_lib.growth import identities
 from nat_lib.optimizers import sgd
 from nat_lib.recipes import MOMENTUM, RECIPES, Recipe
 from nat_lib.samplers import BY_LOSS, SAMPLERS, Judge
@@ -250,7 +251,10 @@ def starting_net(link, data):
     if link.parent is None:
         seed = link.cell.params["seed"]
         shape = link.space, link.width, data.n_classes
-        return starts.start(link.start, *shape, seed, link.phase.dropout).to(data.device)
+        net = starts.start(link.start, *shape, seed, link.phase.dropout)
+        if link.phase.zero_init and link.start == "scratch":
+            identities(net)
+        return net.to(data.device)
     net = load_supernet(link.parent, link.phase.dropout)
     if link.phase.opens == "expand":
         sizes = choices_after(link.space, link.phase).expand
@@ -299,6 +303,7 @@ def elastic_losses(net, link, teacher, data=None):
         mix=recipe["mix"],
         all_exits=link.phase.all_exits,
         smoothing=link.optimised.smoothing,
+        largest_only=link.phase.largest_only,
     )
 
 

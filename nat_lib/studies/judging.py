@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from nat_lib import files, ledger, machine
 from nat_lib.evaluate import evaluate
+from nat_lib.modules import quiet
 from nat_lib.samplers import Judge, uniform
 from nat_lib.search import ensemble
 
@@ -39,19 +40,15 @@ def unseen(net):
     """Forward passes in training mode that leave no trace: running statistics rest, and nothing is
     dropped, so no random number is drawn."""
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    drops = [m for m in net.modules() if isinstance(m, nn.Dropout) and m.training]
     kept = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]
     for m in norms:
         m.momentum = 0.0
-    for m in drops:
-        m.eval()
     try:
-        yield
+        with quiet(net):
+            yield
     finally:
         for m, (m.momentum, tracked) in zip(norms, kept, strict=True):
             m.num_batches_tracked.copy_(tracked)
-        for m in drops:
-            m.train()
 
 
 def by_predictor(name, net, choices, width, sizes, data, cell, batch_size) -> Judge:

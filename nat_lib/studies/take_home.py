@@ -24,7 +24,7 @@ from nat_lib.evaluate import fold, prepare, score
 from nat_lib.exits import joint
 from nat_lib.optimizers import sgd
 from nat_lib.recipes import MOMENTUM, RECIPES
-from nat_lib.schedules import OneCycle
+from nat_lib.schedules import schedule_of
 from nat_lib.search.archive import VERSIONS, sample
 from nat_lib.search.compound import family
 from nat_lib.search.pareto import front
@@ -131,7 +131,7 @@ def _baseline(cell, data):
     machine.seed_all(p["seed"])
     network = baselines.build(*shape, p["width"], p["seed"]).to(data.device)
     batches, n_batches = epochs(data, p["batch_size"], [p["size"]], p["seed"])
-    schedule = OneCycle(recipe.lr(LR, p["batch_size"]), n_epochs)
+    schedule = schedule_of(recipe, recipe.lr(LR, p["batch_size"]), n_epochs)
     losses = joint(lambda x: [network(x)], [1.0], None, recipe.smoothing, network)
     optimizer = sgd(network, recipe.decay, MOMENTUM)
     fit(
