@@ -22,7 +22,7 @@ from nat_lib.recipes import RECIPES
 from nat_lib.results import chapter5
 from nat_lib.results.printed import printed
 from nat_lib.run.params import load_params, load_profile
-from nat_lib.studies import eps, eps_told, grids, judging, searches, warmup
+from nat_lib.studies import eps, eps_told, grids, judging, probing, searches, warmup
 from nat_lib.studies.models import Profile
 from nat_lib.supernet import Supernet
 
@@ -202,6 +202,33 @@ def test_what_a_step_trains_and_how_is_open_to_the_experiment(judge, data, tmp_p
     plain = load_params("smoke", "ofav2_eps", TINY | changes | loose)
     recipe = eps.recipe_for(curricula.ONE_STAGE[0], plain)
     assert (recipe["sampler"], recipe["loss"], recipe["mix"]) == ("sandwich", "soft_ce", (0.5, 0.5))
+
+
+def test_what_does_not_move_forgets_nothing_and_matrices_rest_where_they_are_off(data, tmp_path):
+    changes = {"lr_factor": 1e-30, "probes": 8, "kernel_matrices": False, "teachers": ["pet"]}
+    changes |= {"supernets": {"1.0": ["BASE"], "1.2": []}}
+    params = load_params("smoke", "ofav2_eps", TINY | changes)
+    reports = eps.run(params, "BASE", 1.0, "pet", 0, data, tmp_path)
+    counts = [len(report["metrics"]["probes"]) for report in reports]
+    assert counts[0] >= 1 and counts == sorted(counts) and counts[-1] == 8
+    forgot = chapter5.forgetting(tmp_path)
+    assert forgot.phase.tolist() == [report["params"]["phase"] for report in reports[1:]]
+    assert (forgot.forgot == 0).all() and (forgot.probes.diff().dropna() >= 0).all()
+    (cell,) = tmp_path.glob("ofav2_eps/*/*/pet-E2")
+    weights = files.load_weights(cell / "best.safetensors")
+    taps = [t for name, t in weights.items() if name.startswith("transforms")]
+    assert taps and all(torch.equal(t, torch.eye(len(t))) for t in taps)
+
+
+def test_probes_hold_the_extremes_and_every_exit():
+    space = Space("EE_DP", resolutions=(16, 24), widths=(1.0,))
+    archs = probing.panel(space, 1.0, (16, 24), 16)
+    assert len(set(archs)) == 16 and archs == probing.panel(space, 1.0, (16, 24), 16)
+    assert archs[0] == space.largest and archs[1].canonical() == space.smallest.canonical()
+    assert {arch.exit for arch in archs[2:7]} >= {1, 2, 3, 4}
+    full = curricula.choices_after(space, curricula.PHASES[0])
+    assert [probing.is_open(arch, full) for arch in archs[:2]] == [True, False]
+    assert all(probing.is_open(arch, space.choices) for arch in archs)
 
 
 # ----------------------------------------------------------------------------------------- teachers

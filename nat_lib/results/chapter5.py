@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 
 from nat_lib import curricula
+from nat_lib.cells import read_report
 from nat_lib.results import stats
 from nat_lib.results.frames import load, metrics_of, one_dataset, params_of, picked
 from nat_lib.results.names import RUN_ON, TEACHERS
 from nat_lib.results.printed import table_5_3_5_4
 
+ANY = "any"  # teacher of phases that no teacher can influence
 PHASE_COLUMNS = [
     "dataset",
     "seed",
@@ -70,6 +72,37 @@ def eps_phases(out, dataset=None) -> pd.DataFrame:
         last=[phase in closing or phase not in steps for phase in rows.phase],
         exit_top1=[top1 if isinstance(top1, list) else [] for top1 in rows.exit_top1],
     )[PHASE_COLUMNS]
+
+
+def forgetting(out, dataset=None) -> pd.DataFrame:
+    """What each phase forgot: one row per (supernet, width, teacher, seed, phase) with probes of
+    earlier phases.
+
+    forgot : mean over these probes of their best validation top-1 after any earlier phase, minus
+             that after this one, in points
+    """
+    steps, rows = list(curricula.steps()), []
+    keys = ["dataset", "supernet", "wm", "seed"]
+    cells = picked(
+        load(out, "ofav2_eps", dataset),
+        params_of("dataset", "supernet", "seed", "teacher", "phase")
+        | {"wm": "params.width", "folder": "folder"},
+    )
+    for chain, some in cells.groupby(keys, sort=False):
+        order = sorted(some.itertuples(), key=lambda cell: steps.index(cell.phase))
+        for teacher in dict.fromkeys(some.teacher[some.teacher != ANY]):
+            best: dict = {}
+            for cell in order:
+                if cell.teacher not in (ANY, teacher):
+                    continue
+                now = read_report(cell.folder)["metrics"].get("probes", {})
+                lost = [best[code] - top1 for code, top1 in now.items() if code in best]
+                told = dict(zip(keys, chain, strict=True)) | {"teacher": teacher}
+                if lost:
+                    told |= {"phase": cell.phase, "probes": len(lost), "forgot": np.mean(lost)}
+                    rows.append(told)
+                best |= {code: max(top1, best.get(code, 0.0)) for code, top1 in now.items()}
+    return pd.DataFrame(rows, columns=[*keys, "teacher", "phase", "probes", "forgot"])
 
 
 def eps_results(out, dataset=None) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from nat_lib.optimizers import sgd
 from nat_lib.recipes import MOMENTUM, RECIPES, Recipe
 from nat_lib.samplers import BY_LOSS, SAMPLERS, Judge
 from nat_lib.schedules import schedule_of
+from nat_lib.studies import probing
 from nat_lib.studies.grids import KINDS, mean_score, subset, test_rows
 from nat_lib.studies.inputs import identity, load_data, space_of  # noqa: F401  (chapter 5 loads by it)
 from nat_lib.studies.judging import MANY, by_loss, by_predictor
@@ -39,6 +40,7 @@ RECIPE = (
     *("batch_size", "eval_batch_size", "max_steps_per_epoch", "train_resolutions"),
     *("eval_resolutions", "training_sizes", "val_subnets", "grid_subnets"),
     *("exit_weights", "kd", "stale_exits", "precision", "recipe", "judge"),
+    *("kernel_matrices", "probes"),
 )
 
 
@@ -321,6 +323,7 @@ def _train_and_report(link, data, workers):
     recipe, phase, seed = link.recipe, link.phase, link.cell.params["seed"]
     machine.seed_all(seed)
     net, told = starting_net(link, data), None
+    net.transforms.requires_grad_(recipe["kernel_matrices"])
     if phase.maximal:
         trained, losses = net.body, maximal_losses(net, link)
     else:
@@ -350,6 +353,8 @@ def _train_and_report(link, data, workers):
     trained.load_state_dict(best)
     grid, full = report_grid(net, link, data)
     _write(link.cell, "grid.csv", grid)
+    probes = probing.panel(link.space, link.width, recipe["eval_resolutions"], recipe["probes"])
+    now = choices_after(link.space, phase)
     return {
         "grid": _summary_of(grid) | {"n_full": full},
         "val_top1": history.val_top1.max(),
@@ -359,6 +364,7 @@ def _train_and_report(link, data, workers):
         "processes": ranks()[1],  # batch statistics are each one's own: the numbers depend on it
         "n_test": len(data.rows["test"]),
         "teacher": told,
+        "probes": probing.scores(net, probes, now, data, size, link.cell.name),
         "seconds": history.seconds.sum(),
     }
 

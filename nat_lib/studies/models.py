@@ -315,6 +315,8 @@ class Ofav2Eps(Strict):
     sampler: Literal[*SAMPLERS] | None  # None, as below: what curriculum and teacher say
     judge: Literal[BY_LOSS, *PREDICTORS]  # of the candidates of an attentive sampler
     distill: Literal[*DISTILL] | None
+    kernel_matrices: bool  # False: smaller kernels are the centres of larger ones
+    probes: Annotated[int, Field(ge=0)]  # subnets scored after every phase
     mix: Annotated[list[Weight], Field(min_length=2, max_length=2)] | None
     seeds: Seeds
     exit_weights: Literal["DESC", "ASC"]
