@@ -10,6 +10,7 @@ import torch
 from nat_lib import files, supernet
 from nat_lib.arch import Space
 from nat_lib.cells import open_cell
+from nat_lib.distill import DISTILL
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import evaluate
 from nat_lib.schedules import Annealed, Ramped
@@ -136,6 +137,24 @@ def test_the_gradient_of_each_subnet_is_clipped_in_its_own_supernet(warm, search
     assert norms[0][1] == 0 and norms[2][0] == pytest.approx(
         5, rel=1e-3
     )  # the other one was left alone
+
+
+def test_warm_up_and_adaptation_take_any_distillation_loss(warm, searching):
+    space, _, cells, _ = warm
+    nets = warmup.warmed_up(space, cells).eval()
+    teacher = warmup.make_teacher(space, cells, "DESC", "cpu")
+    x, y = next(searching[1].train_batches(0, 40, [16], 0))
+
+    def first(loss):
+        draw = lambda rng: with_width(space.largest, 1.0)  # noqa: E731
+        with torch.no_grad():
+            return next(warmup.sampled(nets, teacher, draw, 0, loss=loss)(x, y, 0))[:2]
+
+    (plain, logits), (alpha, _) = first(None), first("alpha")
+    wanted = teacher.targets(x)(space.exits[-1])
+    soft, adaptive = (DISTILL[name](logits, wanted) for name in ("soft_ce", "alpha"))
+    torch.testing.assert_close(plain - alpha, soft - adaptive)
+    assert abs(soft - adaptive) > 1e-3
 
 
 def test_the_subnets_of_a_step_depend_on_seed_step_and_place_alone(warm, searching):

@@ -14,13 +14,12 @@ from nat_lib.backbone_table import BACKBONES, baseline_of
 from nat_lib.report import figures4, structure, style, tables, tables4
 from nat_lib.results import changes, chapter4, claims, names, recomputed, stores
 from nat_lib.results.claims import judge
-from nat_lib.results.names import DATASETS as DATASET_NAMES
-from nat_lib.results.names import MODES
+from nat_lib.results.names import BY_THESIS, MODES
 from nat_lib.results.printed import printed, printed_store
 from nat_lib.results.stats import single_run_noise
 
 NETWORKS, SCENARIOS, CONFIGS = (names.CONSTANTS[k] for k in ("NETWORKS", "SCENARIOS", "CONFIGS"))
-DATASETS = [DATASET_NAMES[name] for name in names.CONSTANTS["DATASETS"]]
+DATASETS = [BY_THESIS[name] for name in names.CONSTANTS["DATASETS"]]
 SMALL = ("MobileNetV3Small", "MobileNetV3Smallfull")
 COSTS = ("params", "macs", "latency")
 START = {"TR-224": 60.0, "TR-64": 50.0, "FT-224": 80.0, "FT-64": 70.0}

@@ -18,7 +18,7 @@ from nat_lib.results import advantages, chapter6, claims, comparisons, names
 from nat_lib.results import stats as own_stats
 from nat_lib.results import store6 as stored
 from nat_lib.results.claims import judge
-from nat_lib.results.names import DATASETS, NOT_RUN
+from nat_lib.results.names import BY_THESIS, NOT_RUN
 from nat_lib.results.printed import printed, printed_store
 from nat_lib.results.stats import jackknife, single_run_noise
 from nat_lib.results.values import Store
@@ -355,7 +355,7 @@ def write_fits(
 def write_everything(out, seeds=(0,), profile="paper"):
     """All that the thesis ran: 11 data sets, 8 supernets, 4 phases, 4 sets of objectives, both
     studies."""
-    ours = DATASETS
+    ours = BY_THESIS
     for supernet, seed in product(("BASE", "EE_B", "SE_P"), seeds):
         write_fits(
             out, "cifar10", supernet, seed, profile, sizes=(100, 150, 200, 250, 300), repeats=4

@@ -19,7 +19,7 @@ from nat_lib.files import save_weights
 from nat_lib.plans import SMALL, named
 from nat_lib.pretrained import PRETRAINED, from_plain
 from nat_lib.run.params import load_experiment, load_profile
-from nat_lib.supernet import Supernet
+from nat_lib.supernet import Supernet, Supernets
 
 WIDTHS = (1.0, 1.2)
 
@@ -305,8 +305,27 @@ def test_a_kit_is_a_finished_phase_with_its_plan(tmp_path, capsys):
     plan = named(starts.plan_of(text))
     assert plan.channels == (8, 8, 16) and (plan.kernels, plan.strides) == ((3, 5), (2, 2))
     same = starts.start(text, Space("EE_B", (16,), (1.0,), plan=plan), 1.0, 3, 0, 0.0)
-    assert torch.equal(same.body.stem.conv.weight, net.body.stem.conv.weight)
+    stored = net.body.stem.conv.weight.half().float()
+    assert torch.equal(same.body.stem.conv.weight, stored)
+    assert torch.equal(same.body.stem.bn.weight, net.body.stem.bn.weight)
     assert kit.main([str(cell.folder), str(folder)]) == 2  # a kit is never replaced
     assert "another name" in capsys.readouterr().err
     with pytest.raises(Refusal, match="there is no file"):
         starts.identity("kit:nowhere")
+
+    nets = Supernets(space, 5, seed=9)
+    values = {"space": space.to_dict()}
+    search = open_cell(tmp_path, "natv2_phases", "s", values)
+    save_weights(search.path("supernets.safetensors"), nets.state_dict())
+    for table in kit.TABLES:
+        search.path(table).write_text("code,error\n")
+    search.finish({}, seconds=0.0)
+    after = tmp_path / "after"
+    assert kit.main([str(cell.folder), str(after), "--search", str(search.folder)]) == 0
+    adapted = starts.start(f"kit:{after}", Space("EE_B", (16,), (1.0,), plan=plan), 1.0, 5, 0, 0.0)
+    wanted = nets.of(1.0).body.exits["1"].linear.weight.half().float()
+    assert torch.equal(adapted.body.exits["1"].linear.weight, wanted)
+    assert {"archive.csv", "subnets.csv", "search.json"} <= {p.name for p in after.iterdir()}
+    wrong = [str(cell.folder), str(tmp_path / "no"), "--search", str(cell.folder)]
+    assert kit.main(wrong) == 2 and not (tmp_path / "no").exists()
+    assert "is no finished search over EE_B" in capsys.readouterr().err

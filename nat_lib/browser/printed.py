@@ -7,7 +7,7 @@ from nat_lib.browser.picking import cost_of
 from nat_lib.browser.table import TOP1
 from nat_lib.report.figures6 import fronts
 from nat_lib.report.style import COLOURS
-from nat_lib.results.names import DATASETS, name_of
+from nat_lib.results.names import BY_THESIS, name_of
 from nat_lib.results.printed import printed_value
 from nat_lib.search import objectives
 from nat_lib.search.objectives import ERROR, OBJECTIVES
@@ -39,7 +39,7 @@ def printed(dataset: str) -> pd.DataFrame:
 
 def printed_names() -> dict[str, str]:
     """{name in the thesis: name in the kit} of the data sets for which it prints such values."""
-    return {name_of(d): d for d in DATASETS.values() if len(printed(d))}
+    return {name_of(d): d for d in BY_THESIS.values() if len(printed(d))}
 
 
 def on_axes(paper: pd.DataFrame, x: str, y: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -164,8 +164,8 @@ def _latency(folder, n_classes, X, known):
     the last front."""
     space = space_of(folder)
     table = folder.parents[1] / "latency" / f"{space.name}_{files.hash_of(space)}"
-    made = table / "report.json"
-    if made.exists() and files.read_json(made)["params"]["n_classes"] == n_classes:
+    made = (table / "report.json").exists()
+    if made and read_report(table)["params"]["n_classes"] == n_classes:
         speed = load_table(table / "table.json", space, n_classes).latency(X)
         return speed, np.full(len(X), "table", dtype=object)
     speed = known.latency_ms.to_numpy()

@@ -18,7 +18,7 @@ from nat_lib.report.style import (
     thesis_style,
 )
 from nat_lib.report.tables5 import STEPS
-from nat_lib.results.names import NOT_RUN, RUN_ON, TEACHERS, WIDTHS, extended, name_of
+from nat_lib.results.names import NOT_RUN, PRINTED_TEACHERS, RUN_ON, WIDTHS, extended, name_of
 from nat_lib.results.printed import printed
 
 BEFORE = "#222222"  # before the teachers differ
@@ -266,7 +266,7 @@ def teacher_quality(phases, width):
     if here.empty:
         return panels.empty(f"Teacher quality at width {width}: {NOT_RUN}")
     names = in_order(here.supernet)
-    teachers = extended(TEACHERS, [t for t in here.teacher if t != "any"])
+    teachers = extended(PRINTED_TEACHERS, [t for t in here.teacher if t != "any"])
     rows = pd.concat(
         [_teacher(here, name, teacher, width) for name in names for teacher in teachers],
         ignore_index=True,

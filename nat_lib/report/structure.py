@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from nat_lib.blocks import ACTS
-from nat_lib.data.catalogue import BY_THESIS as DATASETS
+from nat_lib.data.catalogue import BY_THESIS
 from nat_lib.exits import exit_weights
 from nat_lib.results.names import MISSING
 from nat_lib.results.printed import printed
@@ -128,7 +128,7 @@ def table_splits(official, official_aep):
     ours, paper = [], []
     for number, sizes in (("3.2", official), ("6.1", official), ("4.1", official_aep)):
         for row in printed(f"table_{number.replace('.', '_')}").to_dict("records"):
-            train, val, test = sizes.get(DATASETS.get(row["dataset"]), (MISSING,) * 3)
+            train, val, test = sizes.get(BY_THESIS.get(row["dataset"]), (MISSING,) * 3)
             if number == "3.2" and train != MISSING:  # this table has no validation part
                 train, val = train + val, ""
             ours.append([number, row["dataset"], train, val, test])

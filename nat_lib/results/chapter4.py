@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nat_lib.backbone_table import baseline_of
-from nat_lib.files import read_json
+from nat_lib.cells import read_report
 from nat_lib.results.frames import joined, load, metrics_of, params_of, picked
 from nat_lib.results.names import (
     AEP_DATASETS,
@@ -137,7 +137,7 @@ def output_weights(out, found) -> pd.DataFrame:
     """
     rows = []
     for run in _in_thesis_order(found).itertuples():
-        told = read_json(Path(out) / run.folder / "report.json")["metrics"]["output_weights"]
+        told = read_report(Path(out) / run.folder)["metrics"]["output_weights"]
         rows += [
             {
                 **{name: getattr(run, name) for name in RUN},

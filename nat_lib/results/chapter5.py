@@ -7,7 +7,7 @@ from nat_lib import curricula
 from nat_lib.cells import read_report
 from nat_lib.results import stats
 from nat_lib.results.frames import load, metrics_of, one_dataset, params_of, picked
-from nat_lib.results.names import RUN_ON, TEACHERS
+from nat_lib.results.names import PRINTED_TEACHERS, RUN_ON
 from nat_lib.results.printed import table_5_3_5_4
 
 ANY = "any"  # teacher of phases that no teacher can influence
@@ -112,7 +112,7 @@ def eps_results(out, dataset=None) -> pd.DataFrame:
     Phases that the teacher cannot influence appear under both teachers, marked `shared`.
     """
     phases = eps_phases(out, dataset).assign(shared=lambda f: f.teacher == "any")
-    phases["teacher"] = phases.teacher.map(lambda t: list(TEACHERS) if t == "any" else [t])
+    phases["teacher"] = phases.teacher.map(lambda t: list(PRINTED_TEACHERS) if t == "any" else [t])
     about = ["dataset", "seed", "wm", "supernet", "teacher", "phase", "step", "last", "shared"]
     about += ["n", "n_full", "n_test", "profile", "differs"]
     tidy = phases.explode("teacher").melt(about, ["avg", "best"], "stat", "top1")

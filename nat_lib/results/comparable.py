@@ -13,8 +13,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from nat_lib.cells import read_report
 from nat_lib.data import catalogue
-from nat_lib.files import ROOT, read_json
+from nat_lib.files import ROOT
 from nat_lib.results.printed import printed
 
 PROFILE = "paper"
@@ -202,8 +203,8 @@ class Lineage:
             self.cells = {
                 report["hash"]: report
                 for study in STARTED_FROM
-                for report in map(read_json, sorted((self.out / study).glob("**/report.json")))
-                if "hash" in report
+                for path in sorted((self.out / study).glob("**/report.json"))
+                for report in [read_report(path.parent)]
             }
         if key not in self.told:
             report = self.cells.get(key)

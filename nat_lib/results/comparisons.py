@@ -14,8 +14,8 @@ from nat_lib.results import stats
 from nat_lib.results.chapter6 import SEARCH, SUBNET
 from nat_lib.results.frames import one_dataset
 from nat_lib.results.names import (
+    BY_THESIS,
     CONSTANTS,
-    DATASETS,
     EXITS,
     MAIN,
     MODES,
@@ -201,7 +201,7 @@ def headline(best) -> pd.DataFrame:
     split, as the thesis does.
     """
     found = headline_runs(best)
-    datasets = extended([DATASETS[name] for name in MAIN], found.dataset)
+    datasets = extended([BY_THESIS[name] for name in MAIN], found.dataset)
     table = pd.DataFrame({"dataset": [d for d in datasets if name_of(d) not in OTHERS]})
     table["name"] = table.dataset.map(name_of)
     for group, phase in (("baseline", 1), ("full", 4)):

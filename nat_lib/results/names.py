@@ -3,7 +3,7 @@
 A name that the thesis does not have is never dropped: `extended` and `ranks` put it last.
 """
 
-from nat_lib.data.catalogue import BY_THESIS as DATASETS  # name in the thesis: key of the catalogue
+from nat_lib.data.catalogue import BY_THESIS  # name in the thesis: key of the catalogue
 
 MODES = ("DESC", "ASC", "MIX", "UNIF")  # weights of the exits, thesis Table 4.2
 CONFIGS = (*MODES, *(f"{mode}*" for mode in MODES))  # starred: pruned to its best subset of exits
@@ -22,7 +22,7 @@ NETWORKS = (
 AEP_DATASETS = ("CIFAR-10", "CIFAR-100", "EuroSAT", "FashionMNIST", "GTSRB", "Tiny ImageNet")
 
 WIDTHS = ("1.0", "1.2")
-TEACHERS = {"fixed": "fixed", "pet": "progressive"}  # as the thesis's tables write them
+PRINTED_TEACHERS = {"fixed": "fixed", "pet": "progressive"}  # as the thesis's tables write them
 STEPS = ("ER", "EKS", "EL", "EX", "ED", "EW")
 STATS = ("avg", "best")
 NAT_SUPERNETS = ("BASE", "SE_D", "EE_B", "EE_D")  # of all phases of NATv2
@@ -70,7 +70,7 @@ CONSTANTS = {
     "DATASETS": AEP_DATASETS,
     "COMPARISONS": COMPARISONS,
     "WMS": WIDTHS,
-    "TEACHERS": tuple(TEACHERS),
+    "TEACHERS": tuple(PRINTED_TEACHERS),
     "STATS": STATS,
     "STEPS": STEPS,
     "SUPERNETS": SUPERNETS,
@@ -89,7 +89,7 @@ NOT_RUN = "not run in this profile"
 NOT_JUDGED = "other data set or size: shown, not judged"
 NOT_PRINTED = "nothing printed"
 
-THESIS_NAMES = {ours: thesis for thesis, ours in DATASETS.items()}
+THESIS_NAMES = {ours: thesis for thesis, ours in BY_THESIS.items()}
 # study: the data set on which the thesis runs it
 RUN_ON = {
     "eps": "tiny_imagenet",
@@ -112,7 +112,7 @@ def extended(names, found):
 def in_thesis_order(datasets):
     """The different ones of some data sets, those of the thesis first and in its order, a list."""
     found = set(datasets)
-    known = [DATASETS[name] for name in (*MAIN, *OTHERS) if DATASETS[name] in found]
+    known = [BY_THESIS[name] for name in (*MAIN, *OTHERS) if BY_THESIS[name] in found]
     return extended(known, sorted(found))
 
 

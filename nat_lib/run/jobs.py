@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nat_lib.cells import stale
+from nat_lib.cells import read_report, stale
 from nat_lib.data.catalogue import DATASETS
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, hash_of, read_json
@@ -294,7 +294,7 @@ def lacking(job: Job, out: Path) -> str | None:
             if not (out / file).exists():
                 return f"{file} is gone"
         for folder, cell_hash in record["cells"].items():
-            if read_json(out / folder / "report.json")["hash"] != cell_hash:
+            if read_report(out / folder)["hash"] != cell_hash:
                 return f"{folder} was made anew"
             changed_code = stale(out / folder)
             if changed_code:

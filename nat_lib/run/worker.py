@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from nat_lib import studies
+from nat_lib.cells import read_report
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, read_json, write_json
 from nat_lib.run import notebook
@@ -98,5 +99,5 @@ def _cells(folder: Path, out: Path) -> dict[str, str]:
     for line in dict.fromkeys(listing.read_text("utf-8").splitlines()) if listing.exists() else ():
         report = Path(line) / "report.json"
         if Path(line).is_relative_to(out) and report.exists():
-            found[str(Path(line).relative_to(out))] = read_json(report)["hash"]
+            found[str(Path(line).relative_to(out))] = read_report(report.parent)["hash"]
     return found

@@ -337,6 +337,7 @@ class Warming(Strict):
     curriculum: Literal[*CURRICULA]  # by which the supernets were trained
     exit_weights: Literal["DESC", "ASC"]
     warm_up: Literal["transfer", "none"]  # to the target; none: it is what they were trained on
+    distill: Literal[*DISTILL] | None  # of warm-up and adaptation; None: soft cross-entropy
     carry_kernel_transforms: bool
     tail_scaling: Literal["once", "twice"]
     search_resolutions: Sides | None

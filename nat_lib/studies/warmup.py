@@ -78,6 +78,7 @@ RECIPE = (
     "train_resolutions",
     "eval_resolutions",
     "exit_weights",
+    "distill",
     "carry_kernel_transforms",
     "precision",
     "warm_up",
@@ -271,7 +272,7 @@ def _supernets(space, sources, cells, seed, data, workers):
     epochs, ramp = epochs_of(SUPERNET_EPOCHS, SUPERNET_RAMP, recipe)
     history = trained(
         nets,
-        sampled(nets, teacher, lambda rng: space.sample(1, rng)[0], seed),
+        sampled(nets, teacher, lambda rng: space.sample(1, rng)[0], seed, loss=recipe["distill"]),
         lambda _: grids.mean_score(nets, members, data, size),
         Ramped(LR_WARMUP * recipe["nat_lr_factor"], epochs, ramp),
         recipe,
@@ -299,19 +300,21 @@ def warmed_up(space, cells):
 # --------------------------------------------------------------------------------------- adaptation
 
 
-def sampled(nets, teacher, draw, seed, purpose="warm-up subnets"):
+def sampled(nets, teacher, draw, seed, purpose="warm-up subnets", loss=None):
     """Losses of a training step of all supernets: four drawn subnets, cross-entropy plus
     distillation each.
 
     draw(rng) -> Arch;  purpose : tells these draws from others of the same seed and step.  The
     gradient of each subnet gathers in the supernet of its width.
+    loss : a row of DISTILL; None: soft cross-entropy
     """
 
     def subnets(x, y, step):
         rng = machine.stream(seed, purpose, step)
         return [draw(stream(rng, j)) for j in range(SUBNETS)]
 
-    return distilled(nets, subnets, teacher, part=lambda arch: nets.of(arch.width))
+    loss = loss or "soft_ce"
+    return distilled(nets, subnets, teacher, loss=loss, part=lambda arch: nets.of(arch.width))
 
 
 def adapt(
@@ -339,7 +342,7 @@ def adapt(
     schedule = Ramped(lr, whole, round(ADAPTATION_RAMP * whole), number * epochs)
     return trained(
         nets,
-        sampled(nets, teacher, draw, seed, "adaptation subnets"),
+        sampled(nets, teacher, draw, seed, "adaptation subnets", recipe["distill"]),
         validate,
         schedule,
         recipe,

@@ -10,7 +10,7 @@ from nat_lib.report import panels
 from nat_lib.report.panels import OF_ERRORS, OWN_ERRORS, line, marker, of_colours
 from nat_lib.report.style import COLOURS, METHOD_MARKERS, in_order, palette, thesis_style
 from nat_lib.results.names import (
-    DATASETS,
+    BY_THESIS,
     EXITS,
     MAIN,
     NOT_RUN,
@@ -48,7 +48,7 @@ def points_printed(datasets, supernets):
 def datasets_of(frame, thesis):
     """Names of data sets: those of the thesis, then the ones that only we ran."""
     ours = [d for d in sorted(set(frame.dataset)) if name_of(d) not in (*MAIN, *OTHERS)]
-    return extended([DATASETS[name] for name in thesis], ours)
+    return extended([BY_THESIS[name] for name in thesis], ours)
 
 
 def objectives_of(frame):
@@ -65,7 +65,7 @@ def _fronts(versions, rows, columns, dataset=None, size=(2.7, 2.15), diamonds=tu
     diamonds      : supernets whose printed subnets of phase 1 are shown
     returns       : figure, {(row, column): axes}
     """
-    paper = points_printed([dataset] if dataset else DATASETS.values(), diamonds)
+    paper = points_printed([dataset] if dataset else BY_THESIS.values(), diamonds)
     for column, values in (rows, columns):
         paper = paper[paper[column].isin(values)]
     ours = panels.with_errors(versions, "top1")
@@ -153,7 +153,7 @@ def fig_6_8(versions):
     here = versions[
         (versions.phase == 1) & (versions.post == "none") & ~versions.supernet.isin(PARALLEL)
     ]
-    names = [DATASETS[name] for name in OTHERS]
+    names = [BY_THESIS[name] for name in OTHERS]
     here = here[here.dataset.isin(names)]
     if here.empty:
         return panels.empty(f"Figure 6.8, phase 1 on the other data sets: {NOT_RUN}")
