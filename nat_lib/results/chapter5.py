@@ -78,10 +78,11 @@ def forgetting(out, dataset=None) -> pd.DataFrame:
     """What each phase forgot: one row per (supernet, width, teacher, seed, phase) with probes of
     earlier phases.
 
+    A phase of no known curriculum comes last.
     forgot : mean over these probes of their best validation top-1 after any earlier phase, minus
              that after this one, in points
     """
-    steps, rows = list(curricula.steps()), []
+    places, rows = {phase: i for i, phase in enumerate(curricula.steps())}, []
     keys = ["dataset", "supernet", "wm", "seed"]
     cells = picked(
         load(out, "ofav2_eps", dataset),
@@ -89,7 +90,7 @@ def forgetting(out, dataset=None) -> pd.DataFrame:
         | {"wm": "params.width", "folder": "folder"},
     )
     for chain, some in cells.groupby(keys, sort=False):
-        order = sorted(some.itertuples(), key=lambda cell: steps.index(cell.phase))
+        order = sorted(some.itertuples(), key=lambda cell: places.get(cell.phase, len(places)))
         for teacher in dict.fromkeys(some.teacher[some.teacher != ANY]):
             best: dict = {}
             for cell in order:
@@ -111,8 +112,8 @@ def eps_results(out, dataset=None) -> pd.DataFrame:
 
     Phases that the teacher cannot influence appear under both teachers, marked `shared`.
     """
-    phases = eps_phases(out, dataset).assign(shared=lambda f: f.teacher == "any")
-    phases["teacher"] = phases.teacher.map(lambda t: list(PRINTED_TEACHERS) if t == "any" else [t])
+    phases = eps_phases(out, dataset).assign(shared=lambda f: f.teacher == ANY)
+    phases["teacher"] = phases.teacher.map(lambda t: list(PRINTED_TEACHERS) if t == ANY else [t])
     about = ["dataset", "seed", "wm", "supernet", "teacher", "phase", "step", "last", "shared"]
     about += ["n", "n_full", "n_test", "profile", "differs"]
     tidy = phases.explode("teacher").melt(about, ["avg", "best"], "stat", "top1")

@@ -17,19 +17,8 @@ from nat_lib.studies.budgets import BUDGETS
 STUDY = "take_home"
 UNSEARCHED = {"uniform": "uniform subnets", "random": "random search"}  # of the same supernets
 AT = (0.25e6, 0.5e6, 1e6, 2e6, 5e6, 12e6)  # MACs at which a front is told
-COLUMNS = [
-    "kind",
-    "name",
-    "label",
-    "search",
-    "seed",
-    "budget",
-    "epochs",
-    "macs",
-    "macs_tp",
-    "params",
-]
-COLUMNS += ["val_top1", "test_top1", "n_test", "seconds", "cost"]
+COLUMNS = ["kind", "name", "label", "search", "seed", "budget", "epochs", "macs", "macs_tp"]
+COLUMNS += ["params", "val_top1", "test_top1", "n_test", "seconds", "cost"]
 PAIRS = ["name", "label", "budget", "macs", "searched_macs", "seed", "other", "search"]
 PAIRS += ["difference", "noise"]
 JUDGED = ["label", "budget", "macs", "searched_macs", "other", "search", "seeds", "difference"]

@@ -290,6 +290,13 @@ class StartHere(Strict):
     sample_seed: Annotated[int, Field(ge=0)]
 
 
+def _mixed(weights):
+    """Two weights of a loss, not both 0."""
+    if len(weights) != 2 or not sum(weights):
+        raise ValueError("give the weights of labels and of the teacher, e.g. [0.5, 0.5]")
+    return weights
+
+
 class AepStudy(Strict):
     seeds: Seeds
     hidden: Literal["measured", "proportional"]
@@ -317,7 +324,7 @@ class Ofav2Eps(Strict):
     distill: Literal[*DISTILL] | None
     kernel_matrices: bool  # False: smaller kernels are the centres of larger ones
     probes: Annotated[int, Field(ge=0)]  # subnets scored after every phase
-    mix: Annotated[list[Weight], Field(min_length=2, max_length=2)] | None
+    mix: Annotated[list[Weight], AfterValidator(_mixed)] | None
     seeds: Seeds
     exit_weights: Literal["DESC", "ASC"]
     kd: Literal[*TARGETS]
