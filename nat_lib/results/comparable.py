@@ -143,7 +143,7 @@ def _phase_recipe(params):
     }
     for row in rows.to_dict("records"):
         numbers = {ours: float(row[column]) for ours, column in columns.items()}
-        return {"sampler": "uniform", "loss": "soft_ce"} | numbers
+        return {"sampler": "uniform", "loss": "soft_ce", "mix": [1.0, 1.0]} | numbers
     return {}
 
 

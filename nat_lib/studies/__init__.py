@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nat_lib.data.shown import FOLDER
-from nat_lib.studies import models, parts
+from nat_lib.studies import models, parts, switches
 from nat_lib.studies.parts import Part
 
 
@@ -35,50 +35,50 @@ class Study(NamedTuple):
 
 
 STUDIES = {
-    "start_here": Study(models.StartHere),
+    "start_here": Study(switches.StartHere),
     "aep_study": Study(
-        models.AepStudy,
+        switches.AepStudy,
         models.Pruning,
         parts=parts.aep,
         work="nat_lib.studies.work:aep_study",
     ),
     "ofav2_eps": Study(
-        models.Ofav2Eps,
+        switches.Ofav2Eps,
         models.Shrinking,
         parts=parts.eps,
         work="nat_lib.studies.work:ofav2_eps",
     ),
     "predictors": Study(
-        models.Predictors,
+        switches.Predictors,
         models.Comparing,
         after=("ofav2_eps",),
         parts=parts.predictors,
         work="nat_lib.studies.work:predictors",
     ),
     "natv2_phases": Study(
-        models.Natv2Phases,
+        switches.Natv2Phases,
         models.Worth,  # its notebook shows what stands beside a search, too
         after=("ofav2_eps",),
         parts=parts.searches,
         work="nat_lib.studies.work:natv2_phases",
     ),
     "post_processing": Study(
-        models.PostProcessing,
+        switches.PostProcessing,
         models.Posting,
         after=("natv2_phases",),
         parts=parts.posts,
         work="nat_lib.studies.work:post_processing",
     ),
     "pareto_browser": Study(
-        models.ParetoBrowser, after=("natv2_phases", "post_processing", "take_home")
+        switches.ParetoBrowser, after=("natv2_phases", "post_processing", "take_home")
     ),
     "take_home": Study(
-        models.TakeHome,
+        switches.TakeHome,
         models.Worth,
         after=("natv2_phases",),
         work="nat_lib.studies.work:take_home",
     ),
-    "thesis_report": Study(models.ThesisReport, last=True),
+    "thesis_report": Study(switches.ThesisReport, last=True),
 }
 
 

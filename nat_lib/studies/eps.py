@@ -64,7 +64,7 @@ def recipe_for(phase, params, teacher=None):
         "lr": optimised.lr(lr, params["batch_size"]) * params["lr_factor"],
         "epochs": max(least, round(phase.epochs * share)),
         "warmup": round(phase.warmup * share),
-        "subnets": max(phase.subnets, row.least, samplers.least(sampler)),
+        "subnets": 0 if phase.maximal else max(phase.subnets, row.least, samplers.least(sampler)),
         "sampler": sampler,
         "loss": params["distill"] or phase.loss,
         "mix": params["mix"] or phase.mix or row.mix,

@@ -1,33 +1,27 @@
-"""What the studies take: pydantic models of params/, every value checked, names from the tables.
-
-A profile says how much (images, epochs, subnets): the sum of all `sizes` models is `Profile`. An
-experiment says what (teachers, seeds, switches). Importing this takes milliseconds and no torch.
+"""How much the studies take: pydantic models of params/profiles, every value checked, names from
+the tables. The sum of all `sizes` models is `Profile`; what is done with it says
+`nat_lib.studies.switches`. Importing this takes milliseconds and no torch.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from nat_lib import baselines, plans, starts
+from nat_lib import baselines, plans
 from nat_lib.backbone_table import BACKBONES
-from nat_lib.curricula import CURRICULA
 from nat_lib.data.catalogue import DATASETS
-from nat_lib.distill import DISTILL, TARGETS, TEACHERS, TERMS
 from nat_lib.errors import Refusal
 from nat_lib.plans import NETWORKS
-from nat_lib.precision import PRECISIONS
 from nat_lib.recipes import RECIPES
-from nat_lib.samplers import BY_LOSS, SAMPLERS
 from nat_lib.search import objectives
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.predictors import PREDICTORS
-from nat_lib.search.strategies import STRATEGIES
 from nat_lib.studies.budgets import BUDGETS
 
 # ---------------------------------------------------------------------------- what may be asked for
 
 
-def _distinct(values):
+def distinct(values):
     if len(set(values)) != len(values):
         raise ValueError("names a value twice")
     return values
@@ -46,13 +40,13 @@ Channels = Annotated[int, Field(ge=8, le=4096)]
 Side = Annotated[int, Field(ge=8, le=512, multiple_of=4)]
 Sides = Annotated[list[Side], Field(min_length=1), AfterValidator(_ascending)]
 Width = Literal["1.0", "1.2"]
-Names = Annotated[list[Literal[*NETWORKS]], AfterValidator(_distinct)]
+Names = Annotated[list[Literal[*NETWORKS]], AfterValidator(distinct)]
 Seeds = Annotated[
-    list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)
+    list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(distinct)
 ]
 
 
-AepNames = Annotated[list[Literal[*BACKBONES]], AfterValidator(_distinct)]
+AepNames = Annotated[list[Literal[*BACKBONES]], AfterValidator(distinct)]
 Scenario = Literal[
     "TR-224", "FT-224", "TR-64", "FT-64"
 ]  # thesis 4.2.1: from scratch or fine-tuned, pixels
@@ -75,16 +69,11 @@ def _objectives(text):
     return text
 
 
-Sets = Annotated[list[Annotated[str, AfterValidator(_objectives)]], AfterValidator(_distinct)]
+Objectives = Annotated[str, AfterValidator(_objectives)]
+Sets = Annotated[list[Objectives], AfterValidator(distinct)]
 
 
-def _width(value):
-    if value not in (1.0, 1.2):
-        raise ValueError("is not one of 1.0, 1.2")
-    return value
-
-
-def _read_by(read, what):
+def read_by(read, what):
     """Text that a function can read; its Refusal is the mistake."""
 
     def check(text):
@@ -118,7 +107,7 @@ class Machine(Strict):
 class Pruning(Machine):
     """How much of chapter 4. None (null) means all of it."""
 
-    aep_datasets: Annotated[list[Literal[*DATASETS]], AfterValidator(_distinct)]
+    aep_datasets: Annotated[list[Literal[*DATASETS]], AfterValidator(distinct)]
     aep_networks: AepNames
     aep_scenarios: dict[Scenario, Side]  # which, and at how many pixels here
     aep_proxy: dict[
@@ -150,7 +139,7 @@ class Common(Machine):
     """How much, in every study of chapters 5 and 6. None (null) means all of it."""
 
     dataset: Literal[*DATASETS]  # on which supernets are trained
-    plan: _read_by(plans.named, "plan")  # of the networks; or the path of a YAML file
+    plan: read_by(plans.named, "plan")  # of the networks; or the path of a YAML file
     # None: the plan's
     base_channels: Annotated[list[Channels], Field(min_length=2, max_length=8)] | None
     train_resolutions: Sides
@@ -191,7 +180,7 @@ class Target(Common):
 
     target: Literal[*DATASETS]  # to which the supernets are moved
     # all on which searches run, `target` among them; None: that one
-    targets: Annotated[list[Literal[*DATASETS]], AfterValidator(_distinct)] | None
+    targets: Annotated[list[Literal[*DATASETS]], AfterValidator(distinct)] | None
     target_dir: str | None  # None: data_dir
     target_train_images: Count | None
     target_val_images: Count | None
@@ -225,9 +214,7 @@ class Comparing(Moving):
     """How much of the comparison of predictors."""
 
     predictor_supernets: Names
-    predictors: Annotated[
-        list[Literal[*PREDICTORS]], Field(min_length=1), AfterValidator(_distinct)
-    ]
+    predictors: Annotated[list[Literal[*PREDICTORS]], Field(min_length=1), AfterValidator(distinct)]
     predictor_sizes: Annotated[
         list[Annotated[int, Field(ge=10)]], Field(min_length=1), AfterValidator(_ascending)
     ]
@@ -268,9 +255,9 @@ class Worth(Searching):
     # rows of BASELINES; "resnet8:2e6" is scaled to 2e6 MACs, "resnet8:match" to those of the most
     # accurate returned subnet
     worth_baselines: Annotated[
-        list[_read_by(baselines.parsed, "baseline")], AfterValidator(_distinct)
+        list[read_by(baselines.parsed, "baseline")], AfterValidator(distinct)
     ]
-    worth_budgets: Annotated[list[Literal[*BUDGETS]], AfterValidator(_distinct)]
+    worth_budgets: Annotated[list[Literal[*BUDGETS]], AfterValidator(distinct)]
     worth_random: bool  # also as many random subnets as the search scored?
     worth_take: Count  # networks that a user takes of a search
     worth_most_epochs: Count  # more are not trained, whatever the budget
@@ -281,122 +268,3 @@ class Profile(Pruning, Shrinking, Comparing, Worth, Posting):
 
     notebooks: list[Annotated[str, Field(pattern=r"^\d{2}$")]] | None = None  # None: all of them
     switches: dict[str, Any] = Field(default_factory=dict)  # what it does otherwise: {key: value}
-
-
-class StartHere(Strict):
-    show_supernet: Literal[*NETWORKS]
-    show_width: Annotated[float, AfterValidator(_width)]
-    samples: Count
-    sample_seed: Annotated[int, Field(ge=0)]
-
-
-def _mixed(weights):
-    """Two weights of a loss, not both 0."""
-    if len(weights) != 2 or not sum(weights):
-        raise ValueError("give the weights of labels and of the teacher, e.g. [0.5, 0.5]")
-    return weights
-
-
-class AepStudy(Strict):
-    seeds: Seeds
-    hidden: Literal["measured", "proportional"]
-    keep_stem: bool
-    ties: Literal["smaller", "published"]
-    exit_terms: dict[Literal[*TERMS], Weight]  # further terms of the joint loss
-    weights_dir: str | None  # folder of ImageNet weights; None: torch's own
-    download: bool
-    device: Literal["cpu", "cuda"]
-    precision: Literal[*PRECISIONS]
-    compile: bool
-
-
-class Ofav2Eps(Strict):
-    widths: Annotated[
-        list[Annotated[float, AfterValidator(_width)]],
-        Field(min_length=1),
-        AfterValidator(_distinct),
-    ]
-    start: _read_by(starts.parsed, "start")  # weights at the beginning
-    curriculum: Literal[*CURRICULA]
-    teachers: Annotated[list[Literal[*TEACHERS]], Field(min_length=1), AfterValidator(_distinct)]
-    sampler: Literal[*SAMPLERS] | None  # None, as below: what curriculum and teacher say
-    judge: Literal[BY_LOSS, *PREDICTORS]  # of the candidates of an attentive sampler
-    distill: Literal[*DISTILL] | None
-    kernel_matrices: bool  # False: smaller kernels are the centres of larger ones
-    probes: Annotated[int, Field(ge=0)]  # subnets scored after every phase
-    mix: Annotated[list[Weight], AfterValidator(_mixed)] | None
-    seeds: Seeds
-    exit_weights: Literal["DESC", "ASC"]
-    kd: Literal[*TARGETS]
-    pet_lag: Annotated[int, Field(ge=0, le=1)]
-    stale_exits: bool
-    training_sizes: Literal["five", "three", "rising"]
-    tail_scaling: Literal["once", "twice"]
-    device: Literal["cpu", "cuda"]
-    precision: Literal[*PRECISIONS]
-    compile: bool
-
-
-class Warming(Strict):
-    """Switches of the warm-up, shared by every study of chapter 6."""
-
-    seeds: Seeds
-    curriculum: Literal[*CURRICULA]  # by which the supernets were trained
-    exit_weights: Literal["DESC", "ASC"]
-    warm_up: Literal["transfer", "none"]  # to the target; none: it is what they were trained on
-    distill: Literal[*DISTILL] | None  # of warm-up and adaptation; None: soft cross-entropy
-    carry_kernel_transforms: bool
-    tail_scaling: Literal["once", "twice"]
-    search_resolutions: Sides | None
-    device: Literal["cpu", "cuda"]
-    precision: Literal[*PRECISIONS]  # of the fine-tuning of the maximal networks
-
-
-class Predictors(Warming):
-    encodings: Annotated[
-        list[Literal["integer", "onehot"]], Field(min_length=1), AfterValidator(_distinct)
-    ]
-    draw_seed: Annotated[int, Field(ge=0)]
-
-
-class Natv2Phases(Warming):
-    strategy: Literal[*STRATEGIES]
-    predictor: Literal[*PREDICTORS]
-    fallback: Literal[*PREDICTORS]
-    mask_after_exit: bool
-    depth_prior: Literal["uniform", "author"]
-    population: Annotated[int, Field(ge=4)]
-    generations: Count
-    crossover: Literal["uniform", "two_point"]
-    subset_population: Annotated[int, Field(ge=4)]
-    subset_generations: Count
-    distribution_law: Literal["sse", "uniform_range", "empirical"]
-    fit_processes: Annotated[int, Field(ge=1, le=256)] | None
-    latency: Literal["table", "measured"]
-    tradeoff_reduce: Literal["min", "max"]
-    tradeoff_normalise: bool
-
-
-class TakeHome(Strict):
-    seeds: Seeds
-    other_outs: list[str]  # outputs folders of the same profile from other starts
-    device: Literal["cpu", "cuda"]
-
-
-class PostProcessing(Strict):
-    seeds: Seeds
-    post_learning_rates: Annotated[
-        list[Annotated[float, Field(gt=0)]], Field(min_length=1), AfterValidator(_distinct)
-    ]
-    post_final: Literal["train+val", "train"]
-    device: Literal["cpu", "cuda"]
-
-
-class ParetoBrowser(Strict):
-    front_objectives: Annotated[str, AfterValidator(_objectives)] | None
-    export_recommended: bool
-
-
-class ThesisReport(Strict):
-    noise_copies: Annotated[int, Field(ge=100)]
-    noise_seed: Annotated[int, Field(ge=0)]
