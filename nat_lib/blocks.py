@@ -4,7 +4,8 @@ A level of a stage is the sum of its active branches; the bits of its code say w
 Everything that the kit must know of a branch stands in its row of `BRANCHES`: training, counting,
 timing, extraction and the drawings read nothing else.  No tensor appears here: torch is imported by
 the function of a row that builds the module.
-Source: thesis 5.1.1 (parallel levels), Table 3.1 (inverted residual blocks).
+Source: thesis 5.1.1 (parallel levels), Table 3.1 (inverted residual blocks); of "fused",
+EfficientNetV2, arXiv:2104.00298.
 """
 
 from collections.abc import Callable, Iterable
@@ -166,6 +167,15 @@ def irb_layers(place, side, kernel, expand):
     ]
 
 
+def fused_layers(place, side, kernel, expand):
+    """Expansion and depthwise convolution in one dense one."""
+    mid, size = middle(place.c_in, expand), after(place.stride, side)
+    return [
+        conv_layer("fused", place.c_in, mid, kernel, size, place.stride, place.act, mid=mid),
+        conv_layer("project", mid, place.c_out, 1, size, mid=mid),
+    ]
+
+
 def pointwise_layers(place, side, kernel, expand):
     size = after(place.stride, side)
     return [conv_layer("pointwise", place.c_in, place.c_out, 1, size, place.stride, place.act)]
@@ -196,6 +206,18 @@ def irb_forward(module, x, kernel, expand, matrices):
     return mbconv_view(module, x, kernel, middle(x.shape[1], expand), matrices)
 
 
+def fused_module(place, kernel, expand):
+    from nat_lib.modules import FusedMBConv
+
+    return FusedMBConv(place, middle(place.c_in, expand), kernel, residual=not place.first)
+
+
+def fused_forward(module, x, kernel, expand, matrices):
+    from nat_lib.modules import fused_view
+
+    return fused_view(module, x, kernel, middle(x.shape[1], expand), matrices)
+
+
 def pointwise_module(place, kernel, expand):
     from torch import nn
 
@@ -221,6 +243,7 @@ BRANCHES: dict[str, Branch] = {
     "irb": Branch(4, True, "inverted residual", "#6f9fc8", irb_layers, irb_module, irb_forward),
     "pointwise": Branch(2, False, "1x1 convolution", "#a8d0c0", pointwise_layers, pointwise_module),
     "transform": Branch(1, False, "transformation", "#f0e0a8", transform_layers, transform_module),
+    "fused": Branch(8, True, "fused block", "#b08fc7", fused_layers, fused_module, fused_forward),
 }
 
 

@@ -49,10 +49,8 @@ def alpha(student, teacher, low=-1.0, high=1.0, cap=5.0):
     import torch
 
     with torch.no_grad():
-        log_q = student.float().log_softmax(1)
-        log_p = teacher.float().log_softmax(1)
-        below, pull_below = _divergence(log_p, log_q, low, cap)
-        above, pull_above = _divergence(log_p, log_q, high, cap)
+        below, pull_below = _divergence(student, teacher, low, cap)
+        above, pull_above = _divergence(student, teacher, high, cap)
         lower = below > above
         value = torch.where(lower, below, above)
         pull = torch.where(lower[:, None], pull_below, pull_above)
@@ -60,9 +58,18 @@ def alpha(student, teacher, low=-1.0, high=1.0, cap=5.0):
     return (value + along - along.detach()).mean()
 
 
-def _divergence(log_p, log_q, alpha, cap):
-    """(divergence (B,) of p from q, its gradient (B, K) with respect to q's logits), from
-    log-probabilities: finite whatever the logits are."""
+def takes_low(student, teacher, low=-1.0, high=1.0, cap=5.0):
+    """(B,) bool: on which samples `alpha` takes the divergence of `low`."""
+    below, _ = _divergence(student, teacher, low, cap)
+    above, _ = _divergence(student, teacher, high, cap)
+    return below > above
+
+
+def _divergence(student, teacher, alpha, cap):
+    """(divergence (B,) of the teacher's p from the student's q, its gradient (B, K) with respect to
+    the student's logits), from log-probabilities: finite whatever the logits are."""
+    log_q = student.float().log_softmax(1)
+    log_p = teacher.float().log_softmax(1)
     q, ratio = log_q.exp(), log_p - log_q
     if alpha == 1:
         p = log_p.exp()

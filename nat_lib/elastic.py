@@ -22,7 +22,7 @@ def crop(weight, size):
 
 
 def kernel_view(weight, size, matrices):
-    """The depthwise kernel of a subnet: (C, 1, 7, 7) -> (C, 1, size, size).
+    """The kernel of a subnet: (C, I, 7, 7) -> (C, I, size, size), I = 1 where it is depthwise.
 
     matrices : {"5": (25, 25), "3": (9, 9)}, applied one after the other from 7 down to `size`:
                each step crops the centre and multiplies the flattened taps.  Identity
@@ -31,8 +31,8 @@ def kernel_view(weight, size, matrices):
     """
     for step in sorted(map(int, matrices), reverse=True):
         if weight.shape[-1] > size:
-            taps = crop(weight, step).flatten(1)  # (C, step^2)
-            weight = F.linear(taps, matrices[str(step)]).view(len(weight), 1, step, step)
+            taps = crop(weight, step).flatten(2)  # (C, I, step^2)
+            weight = F.linear(taps, matrices[str(step)]).unflatten(2, (step, step))
     return weight
 
 
@@ -242,12 +242,10 @@ def sort_channels(block, widths):
             for lo, hi in pairwise(edges)
         ]
     )
-    for tensor in (
-        block.expand.weight,
-        block.depthwise.weight,
-        *_statistics(block.bn1),
-        *_statistics(block.bn2),
-    ):
+    inner = [block.expand.weight, *_statistics(block.bn1)]
+    if hasattr(block, "depthwise"):
+        inner += [block.depthwise.weight, *_statistics(block.bn2)]
+    for tensor in inner:
         tensor.copy_(tensor[order])
     block.project.weight.copy_(block.project.weight[:, order])
     if block.se is not None:

@@ -56,6 +56,12 @@ def charge(macs: int, images: int, times: int = FORWARD) -> None:
         book.total += macs * images * times
 
 
+def spent() -> int:
+    """What the open book holds; 0 where none is open."""
+    book = _open.get()
+    return book.total if book else 0
+
+
 def save() -> None:
     """Save the open book beside a checkpoint that has just been written."""
     book = _open.get()

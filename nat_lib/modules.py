@@ -9,6 +9,7 @@ from collections import OrderedDict
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn import functional as F
 
 from nat_lib import elastic
 from nat_lib.blocks import ACTS, GATES, se_hidden
@@ -119,6 +120,41 @@ def mbconv_view(block, x, kernel, mid, matrices):
     h = elastic.squeeze_excite(block.se, h) if block.se is not None else h
     h = elastic.pointwise(h, elastic.leading(block.project.weight, mid))
     h = elastic.batch_norm(block.bn3, h)
+    return x + h if block.residual else h
+
+
+class FusedMBConv(nn.Module):
+    """Inverted residual block whose expansion and depthwise convolution are one dense convolution;
+    identity added where shapes allow."""
+
+    se = None
+
+    def __init__(self, place, mid, kernel, residual):
+        super().__init__()
+        self.expand = conv(place.c_in, mid, kernel, place.stride, end=place.end)
+        self.bn1 = nn.BatchNorm2d(mid)
+        self.project, self.bn2 = conv(mid, place.c_out), nn.BatchNorm2d(place.c_out)
+        self.act, self.residual = activation(place.act), residual
+
+    def forward(self, x):
+        h = self.act(self.bn1(self.expand(x)))
+        h = self.bn2(self.project(h))
+        return x + h if self.residual else h
+
+
+def fused_view(block, x, kernel, mid, matrices):
+    """`FusedMBConv` with `mid` middle channels and a kernel of that size, from a larger one's
+    weights; x, matrices: as in `mbconv_view`."""
+    weight = elastic.kernel_view(elastic.first(block.expand.weight, mid), kernel, matrices)
+
+    def convolve(padded):
+        return F.conv2d(padded, weight, None, block.expand.stride, kernel // 2)
+
+    ends = isinstance(block.expand, EndPadded)
+    h = elastic.end_padded(convolve, x) if ends else convolve(x)  # (B, mid, H/s, W/s)
+    h = block.act(elastic.batch_norm(block.bn1, h))
+    h = elastic.pointwise(h, elastic.leading(block.project.weight, mid))
+    h = elastic.batch_norm(block.bn2, h)
     return x + h if block.residual else h
 
 

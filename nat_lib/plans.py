@@ -205,10 +205,13 @@ MOBILENET_V3_SMALL = replace(
 OFA = replace(THESIS, name="ofa")
 # The thesis's networks at less than half of its channels, for images of 28 to 40 pixels.
 SLIM = replace(THESIS, name="slim", channels=(8, 16, 24, 32, 48, 64))
+# thesis chapter 7 asks for richer parallel levels
+FUSED = replace(THESIS, name="fused", branches=(*THESIS.branches, "fused"))
+
 PLANS = {
     plan.name: plan
     for plan in (
-        *(THESIS, SLIM, SMALL, OFA, LITE0),
+        *(THESIS, SLIM, SMALL, FUSED, OFA, LITE0),
         *(MOBILENET_V2, MOBILENET_V3_LARGE, MOBILENET_V3_SMALL, EFFICIENTNET_B0),
     )
 }

@@ -41,6 +41,13 @@ def uniform(space, choices, width, size, rng, n, judge=None) -> Iterator[Arch]:
         yield space.draw(choices, stream(rng, j), width, size)
 
 
+def largest_first(space, choices, width, size, rng, n, judge=None) -> Iterator[Arch]:
+    """The largest of the open choices, then n - 1 uniform draws: uniform sampling where the largest
+    teaches in place."""
+    yield extreme(space, choices, width, size, max)
+    yield from uniform(space, choices, width, size, rng, n - 1)
+
+
 def sandwich(space, choices, width, size, rng, n, judge=None) -> Iterator[Arch]:
     """The largest of the open choices, n - 2 uniform draws, the smallest.
 
@@ -82,6 +89,7 @@ def attentive(ends, space, choices, width, size, rng, n, judge) -> Iterator[Arch
 
 SAMPLERS = {
     "uniform": uniform,
+    "largest_first": largest_first,
     "sandwich": sandwich,
     "best_up": partial(attentive, (min,)),
     "worst_up": partial(attentive, (max,)),

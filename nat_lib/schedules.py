@@ -9,8 +9,8 @@ class Schedule(NamedTuple):
     5.2.2, Table 5.2."""
 
     lr: float
-    epochs: int
-    warmup: int = 0
+    epochs: float
+    warmup: float = 0
     warmup_lr: float | None = (
         None  # None: the warm-up holds lr constant, as one device does in the published code
     )
@@ -90,7 +90,7 @@ class OneCycle(NamedTuple):
     a few thousand steps.  Source: arXiv:1708.07120, without its cycle of momentum."""
 
     lr: float
-    epochs: int
+    epochs: float
     share: float = 0.2
 
     @property
@@ -107,8 +107,8 @@ class Floored(NamedTuple):
     BigNAS, arXiv:2003.11142."""
 
     lr: float
-    epochs: int
-    warmup: int = 0
+    epochs: float
+    warmup: float = 0
     share: float = 0.05
 
     @property

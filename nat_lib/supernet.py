@@ -16,7 +16,7 @@ from nat_lib import elastic
 from nat_lib.blocks import active, middle
 from nat_lib.errors import Refusal
 from nat_lib.machine import keep_memory
-from nat_lib.modules import MBConv, exit_layers, exit_view, stem_layers, stem_view
+from nat_lib.modules import FusedMBConv, MBConv, exit_layers, exit_view, stem_layers, stem_view
 
 
 class Level(nn.Module):
@@ -243,7 +243,7 @@ class Supernet(nn.Module):
                     before phase E2
         """
         for block in self.body.stages.modules():
-            if isinstance(block, MBConv):
+            if isinstance(block, MBConv | FusedMBConv):
                 c_in = block.expand.weight.shape[1]
                 elastic.sort_channels(block, [middle(c_in, e) for e in sorted(protected)])
 

@@ -107,9 +107,11 @@ def fit(
     validate(network)   -> (loss, top1) or (loss, top1, top5) on the validation split, after every
                            `every` epochs and the last one; the highest top1 is the best, the first
                            on ties.  None: the last epoch's weights are returned
-    schedule            -> .total epochs; .at(step, n_batches) is the learning rate of a step
+    schedule            -> .total epochs, the last of which may be a share of one; .at(step,
+                           n_batches) is the learning rate of a step
     cell                -> place of state.pt (every epoch), best.safetensors, history.csv; a killed
-                           run resumes there, and a longer schedule goes on from there
+                           run resumes there, and a longer schedule goes on from there; `cost` of
+                           the history is that of the training alone, in the ledger's unit
     precision           -> a key of precision.PRECISIONS
     patience            -> stop when the validation loss has not improved for so many epochs (a tie
                            improves it)
@@ -123,19 +125,23 @@ def fit(
     state = _resume(network, optimizer, scaler, cell)
     while state["epoch"] < schedule.total and not _stale(state["history"], patience):
         epoch, began = state["epoch"], time.perf_counter()
-        title = f"{say}, epoch {epoch + 1}/{schedule.total}"
-        shown = machine.progress(batches(epoch), title, n_batches)
+        title = f"{say}, epoch {epoch + 1}/{math.ceil(schedule.total)}"
+        left = round(schedule.total * n_batches) - epoch * n_batches
+        some = islice(batches(epoch), max(1, left))
+        shown = machine.progress(some, title, min(n_batches, max(1, left)))
         rate = partial(schedule.at, n_batches=n_batches)
         network.train()
+        before = ledger.spent()
         step = Step(network, losses, optimizer, scaler, flat, precision, clip_norm, clip_value)
         train_loss, train_top1 = _one_epoch(step, shown, epoch * n_batches, rate)
+        cost = ledger.spent() - before
         average_buffers(network)
         if not math.isfinite(train_loss):
             raise Refusal(
                 f"{say}: the loss is not a number in epoch {epoch + 1}; lower lr_factor in the "
                 f"profile (learning rate now {optimizer.param_groups[0]['lr']:.3g})"
             )
-        due = validate and ((epoch + 1) % every == 0 or epoch + 1 == schedule.total)
+        due = validate and ((epoch + 1) % every == 0 or epoch + 1 >= schedule.total)
         val_loss, val_top1, *more = validate(network) if due else (math.nan, math.nan)
         is_best = val_top1 > state["best_top1"]
         state["history"].append(
@@ -148,6 +154,7 @@ def fit(
                 "val_top1": val_top1,
                 "val_top5": more[0] if more else math.nan,
                 "is_best": is_best,
+                "cost": cost,
                 "seconds": time.perf_counter() - began,
             }
         )

@@ -103,6 +103,11 @@ def test_a_backbone_is_trained_and_shown(outputs):
     assert {"calm": 0.01} in [r["params"].get("exit_terms") for r in reports]
 
 
+def test_an_arm_is_trained_and_shown(outputs):
+    table = pd.read_csv(outputs / "08_training_strategies" / "costs.csv")
+    assert set(table.label) == {"sandwich, squares"} and abs(table.share - 1).max() < 0.01
+
+
 def test_a_predictor_is_fitted_and_shown(outputs):
     [fits] = outputs.glob("predictors/stripes/*/fits/fits.csv")
     assert "Nearest" in set(pd.read_csv(fits).predictor)

@@ -38,9 +38,9 @@ def wide_module(place, kernel, expand):
 
 # One row each: a fixed block, and an elastic one.
 ROWS = {
-    "wide": Branch(8, False, "3x3 convolution", "#112233", wide_layers, wide_module),
+    "wide": Branch(16, False, "3x3 convolution", "#112233", wide_layers, wide_module),
     "twin": Branch(
-        8, True, "twin", "#112233", blocks.irb_layers, blocks.irb_module, blocks.irb_forward
+        16, True, "twin", "#112233", blocks.irb_layers, blocks.irb_module, blocks.irb_forward
     ),
 }
 
@@ -75,10 +75,10 @@ def assert_counts_equal_hooks(space):
 
 
 def test_a_branch_of_its_own_is_in_the_genotype(space):
-    assert len(space.levels) == 15 and space.n_codes == 135 and space.levels[-1] == 15
+    assert len(space.levels) == 15 and space.n_codes == 135 and space.levels[-1] == 23
     archs = space.sample(50, np.random.default_rng(0), by="architecture")
     assert space.decode(space.encode(archs)) == archs
-    assert {8 & level for arch in archs for level in arch.level} == {0, 8}
+    assert {16 & level for arch in archs for level in arch.level} == {0, 16}
 
 
 def test_a_branch_of_its_own_is_opened_by_the_phases(space):
@@ -237,3 +237,30 @@ def test_mobilenet_v2_costs_what_torchvisions_does():
 def test_what_a_plan_cannot_be(change, words):
     with pytest.raises(Refusal, match=words):
         replace(FINE, **change)
+
+
+# --------------------------------------------------------------------------------- the fused block
+
+
+def test_a_fused_block_is_its_slices_and_centres():
+    """By a dense convolution of the sliced, cropped weights, with the kernel matrices at rest."""
+    place = blocks.Place(4, 4, 1, "relu", "", False)
+    net = blocks.fused_module(place, 7, 6).eval()
+    x, rest = torch.randn(2, 4, 9, 9), {"5": torch.eye(25), "3": torch.eye(9)}
+    with torch.no_grad():
+        for kernel, expand in ((3, 3), (5, 4), (7, 6)):
+            mid, edge = blocks.middle(4, expand), (7 - kernel) // 2
+            weight = net.expand.weight[:mid, :, edge : 7 - edge, edge : 7 - edge]
+            h = torch.conv2d(x, weight, padding=kernel // 2) / (1 + net.bn1.eps) ** 0.5
+            h = torch.conv2d(h.relu(), net.project.weight[:, :mid]) / (1 + net.bn2.eps) ** 0.5
+            torch.testing.assert_close(blocks.fused_forward(net, x, kernel, expand, rest), x + h)
+
+
+def test_sorting_its_channels_leaves_a_fused_block_as_it_is():
+    space = Space("SE_P", (16,), (1.0,), SMALL, plan=PLANS["fused"])
+    net = disturbed(Supernet(space, 1.0, 5)).eval().double()
+    x = images(16).double()
+    with torch.no_grad():
+        before = net(x, space.largest)
+        net.sort_channels([4])
+        torch.testing.assert_close(net(x, space.largest), before, atol=1e-9, rtol=1e-9)

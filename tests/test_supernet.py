@@ -35,12 +35,12 @@ def images(size, n=2, seed=0):
 @pytest.mark.parametrize("width", [1.0, 1.2])
 def test_extracted_subnet_computes_what_the_supernet_computes(name, width):
     space = small(name)
-    net = disturbed(Supernet(space, width, n_classes=7, seed=0)).eval()
+    net = disturbed(Supernet(space, width, n_classes=7, seed=0)).eval().double()
     for arch in space.sample(6, np.random.default_rng(0), by="architecture"):
         arch = replace(arch, width=width)
-        x = images(arch.resolution)
+        x = images(arch.resolution).double()
         static = net.extract(arch)
-        torch.testing.assert_close(static(x), net(x, arch), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(static(x), net(x, arch), atol=1e-9, rtol=1e-9)
         assert {p.data_ptr() for p in static.parameters()}.isdisjoint(
             p.data_ptr() for p in net.parameters()
         )

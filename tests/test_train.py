@@ -313,3 +313,15 @@ def test_an_exception_on_one_rank_ends_the_others(tmp_path):
     finally:
         for run in runs:
             run.kill()
+
+
+def test_an_epoch_may_be_a_share_of_one_and_resumes(tmp_path):
+    whole, best = train(tmp_path / "a", toy(), epochs=2.75)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b", toy(), epochs=2.75, stop=10)
+    _, again = train(tmp_path / "b", toy(), epochs=2.75)
+    assert len(whole) == 3
+    schedule = Schedule(0.05, 2.75)
+    assert schedule.at(11, 4) == 0 and schedule.at(0, 4) == 0.05  # step 11 would be the twelfth
+    for key in best:
+        assert torch.equal(best[key], again[key])

@@ -75,6 +75,16 @@ def wrapped(drawn, column, names, size, ylabel, columns=2, **share):
     return fig, axes
 
 
+def single(drawn, size, x_text, y_text):
+    """One panel without a title: (figure, its axes); size in inches."""
+    fig = plt.figure(figsize=size, layout="constrained")
+    drawn.label(x="", y="").on(fig).plot()
+    [ax] = fig.axes
+    ax.set_ylabel(y_text)
+    xlabel(ax, x_text)
+    return fig, ax
+
+
 def grid(drawn, frame, rows, columns, size, ylabel, x=False, y="row", why=NOT_RUN):
     """Panels for every row and column of which `frame` has something; the others are named below.
 

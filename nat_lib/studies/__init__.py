@@ -72,6 +72,12 @@ STUDIES = {
     "pareto_browser": Study(
         switches.ParetoBrowser, after=("natv2_phases", "post_processing", "take_home")
     ),
+    "training_strategies": Study(
+        switches.TrainingStrategies,
+        models.Arming,
+        parts=parts.arms,
+        work="nat_lib.studies.work:training_strategies",
+    ),
     "take_home": Study(
         switches.TakeHome,
         models.Worth,

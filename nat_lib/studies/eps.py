@@ -8,12 +8,12 @@ KS).
 Source: OFAv2, arXiv:2302.01888; thesis 5.1.2 to 5.3, Table 5.2.
 """
 
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import pandas as pd
 
-from nat_lib import cells, files, machine, samplers, starts
+from nat_lib import cells, files, machine, starts
 from nat_lib.arch import Space
 from nat_lib.cells import Cell, open_cell
 from nat_lib.curricula import CURRICULA, Phase, choices_after, extremes_of, phases_for
@@ -31,52 +31,13 @@ from nat_lib.studies import probing
 from nat_lib.studies.grids import KINDS, mean_score, subset, test_rows
 from nat_lib.studies.inputs import identity, load_data, space_of  # noqa: F401  (chapter 5 loads by it)
 from nat_lib.studies.judging import MANY, by_loss, by_predictor
+from nat_lib.studies.phases import batches_of, recipe_for
 from nat_lib.studies.sizes import training_resolutions
 from nat_lib.supernet import Supernet, with_width
-from nat_lib.train import compiled, epochs, fit
+from nat_lib.train import compiled, fit
 
 STUDY = "ofav2_eps"
-# of the profile and the experiment, what the numbers of a phase depend on
-RECIPE = (
-    *("batch_size", "eval_batch_size", "max_steps_per_epoch", "train_resolutions"),
-    *("eval_resolutions", "training_sizes", "val_subnets", "grid_subnets"),
-    *("exit_weights", "kd", "stale_exits", "precision", "recipe", "judge"),
-    *("kernel_matrices", "probes"),
-)
-
-
-# -------------------------------------------------------------------------------- cells and recipes
-
-
-def recipe_for(phase, params, teacher=None):
-    """Everything a phase's numbers depend on besides space and data, resolved from its row and the
-    profile.
-
-    teacher : a key of TEACHERS, which may ask for a sampler of its own
-    """
-    share = params["epoch_fraction"]
-    least = params["min_full_epochs" if phase.opens in (None, "all") else "min_epochs"]
-    lr = phase.lr if params["learning_rates"] == "thesis" else phase.code_lr
-    optimised = RECIPES[params["recipe"]]
-    row = TEACHERS["fixed" if phase.maximal or teacher is None else teacher]
-    sampler = params["sampler"] or (not phase.teacher and row.sampler) or phase.sampler
-    return {
-        "lr": optimised.lr(lr, params["batch_size"]) * params["lr_factor"],
-        "epochs": max(least, round(phase.epochs * share)),
-        "warmup": round(phase.warmup * share),
-        "subnets": 0 if phase.maximal else max(phase.subnets, row.least, samplers.least(sampler)),
-        "sampler": sampler,
-        "loss": params["distill"] or phase.loss,
-        "mix": params["mix"] or phase.mix or row.mix,
-        "optimised": optimised._asdict(),
-        **{k: params[k] for k in RECIPE},
-    }
-
-
-def batches_of(recipe, data, seed=0, workers=0):
-    """See `train.epochs`."""
-    sizes, steps = partial(training_resolutions, recipe), recipe["max_steps_per_epoch"]
-    return epochs(data, recipe["batch_size"], sizes, seed, steps, workers)
+# -------------------------------------------------------------------------------------------- cells
 
 
 class Link(NamedTuple):
@@ -111,13 +72,14 @@ class Link(NamedTuple):
         return self.votes if self.phase.maximal else None
 
 
-def chain(params, supernet, width, teacher, seed, data, out):
+def chain(params, supernet, width, teacher, seed, data, out, opened=open_cell):
     """The cells of one supernet, in order; a cell's parameters hold the hashes of the cells it
     depends on.
 
     teacher : "fixed" (the Full network teaches every phase) | "pet" (the result of the phase
               before; with pet_lag = 1 of the one before that, as in the published code) | any row
               of TEACHERS.  Phases that come out equal for all of them are "any".
+    opened  : what makes a cell of a folder, study, name, parameters and module
     """
     space = space_of(params, supernet, params["train_resolutions"], (1.0, 1.2))
     links = []
@@ -147,7 +109,7 @@ def chain(params, supernet, width, teacher, seed, data, out):
             values |= starts.identity(params["start"])
         name = f"{data.name}/{supernet}_w{width}_s{seed}/{mode}-{phase.name}"
         with first_rank_first():
-            cell = open_cell(out, STUDY, name, values, __name__)
+            cell = opened(out, STUDY, name, values, __name__)
         links.append(Link(phase, space, width, cell, parent, taught_by, kind, params["start"]))
     return links
 
@@ -205,12 +167,19 @@ def load_supernet(link, dropout):
     return net
 
 
+def taught_exits(link):
+    """Positions of the exits that the teacher of a phase keeps."""
+    recipe, source = link.recipe, link.teacher.phase
+    if source.maximal or recipe["stale_exits"] or recipe["kd"] == "e2e":
+        return link.space.exits
+    return choices_after(link.space, source).exit
+
+
 def make_teacher(link, data):
     """(Teacher, its quality as rows) of one phase: validation scores at the largest size, ensemble
     and exits."""
     recipe, space, source = link.recipe, link.space, link.teacher
-    trained = space.exits if source.phase.maximal else choices_after(space, source.phase).exit
-    positions = space.exits if recipe["stale_exits"] or recipe["kd"] == "e2e" else trained
+    positions = taught_exits(link)
     net = load_supernet(source, 0.0).to(data.device)
     teacher = Teacher.of(net, positions, link.votes, recipe["kd"], data.device)
     before = link.parent.cell.path("teacher.csv")
@@ -313,12 +282,20 @@ def _train_and_report(link, data, workers):
         trained, losses = net, elastic_losses(net, link, teacher, data)
     members, size = test_members(link, "val"), recipe["eval_batch_size"]
     batches, n_batches = batches_of(recipe, data, seed, workers)
+    probes = probing.panel(link.space, link.width, recipe["eval_resolutions"], recipe["probes"])
+    now = choices_after(link.space, phase)
+
+    def probed():
+        return probing.scores(net, probes, now, data, size, link.cell.name)
+
+    schedule = schedule_of(link.optimised, recipe["lr"], recipe["epochs"], recipe["warmup"])
+    watch = probing.Watch(link.cell, batches, probed, recipe["probe_every"])
     history, best = fit(
         trained,
         losses,
-        batches,
-        lambda _: mean_score(net, members, data, size, link.joint_votes),
-        schedule_of(link.optimised, recipe["lr"], recipe["epochs"], recipe["warmup"]),
+        watch.batches,
+        watch.after(lambda _: mean_score(net, members, data, size, link.joint_votes)),
+        schedule,
         sgd(trained, link.optimised.decay, MOMENTUM),
         n_batches,
         link.cell,
@@ -329,18 +306,16 @@ def _train_and_report(link, data, workers):
     trained.load_state_dict(best)
     grid, full = report_grid(net, link, data)
     _write(link.cell, "grid.csv", grid)
-    probes = probing.panel(link.space, link.width, recipe["eval_resolutions"], recipe["probes"])
-    now = choices_after(link.space, phase)
     return {
         "grid": _summary_of(grid) | {"n_full": full},
         "val_top1": history.val_top1.max(),
         "best_epoch": int(history.epoch[history.val_top1.idxmax()]),
         "epochs": len(history),
-        "steps": len(history) * n_batches,
+        "steps": round(schedule.total * n_batches),
         "processes": ranks()[1],  # batch statistics are each one's own: the numbers depend on it
         "n_test": len(data.rows["test"]),
         "teacher": told,
-        "probes": probing.scores(net, probes, now, data, size, link.cell.name),
+        "probes": probed(),
         "seconds": history.seconds.sum(),
     }
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from nat_lib.curricula import CURRICULA, phases_for
-from nat_lib.studies.eps import STUDY, batches_of, recipe_for, selected
+from nat_lib.studies.eps import STUDY, selected
 from nat_lib.studies.grids import KINDS
 from nat_lib.studies.inputs import space_of
+from nat_lib.studies.phases import batches_of, recipe_for
 
 
 def configured(params, data, curriculum="eps"):

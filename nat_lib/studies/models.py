@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from nat_lib import baselines, plans
+from nat_lib.arms import ARMS
 from nat_lib.backbone_table import BACKBONES
 from nat_lib.data.catalogue import DATASETS
 from nat_lib.errors import Refusal
@@ -175,6 +176,19 @@ class Shrinking(Common):
     grid_subnets: Count | None
 
 
+class Arming(Shrinking):
+    """How much of the comparison of training strategies."""
+
+    arm_supernet: Literal[*NETWORKS]
+    arms: Annotated[list[Literal[*ARMS]], Field(min_length=1), AfterValidator(distinct)]
+    # of the largest network alone, whose cost is that of every arm's training
+    arm_epochs: Annotated[float, Field(gt=0)]
+    arm_checks: Count  # looks at the panel meanwhile; one after every phase comes in addition
+    panel: Annotated[int, Field(ge=8)]  # subnets that every arm is looked at with
+    alone: Annotated[int, Field(ge=0)]  # of these are trained alone, too
+    alone_epochs: Annotated[float, Field(gt=0)]
+
+
 class Target(Common):
     """The data set that chapter 6 works on."""
 
@@ -263,7 +277,7 @@ class Worth(Searching):
     worth_most_epochs: Count  # more are not trained, whatever the budget
 
 
-class Profile(Pruning, Shrinking, Comparing, Worth, Posting):
+class Profile(Pruning, Arming, Comparing, Worth, Posting):
     """How much of everything."""
 
     notebooks: list[Annotated[str, Field(pattern=r"^\d{2}$")]] | None = None  # None: all of them

@@ -96,6 +96,13 @@ def eps(params: dict[str, Any]) -> Iterator[Part]:
                 )
 
 
+def arms(params: dict[str, Any]) -> Iterator[Part]:
+    """One part per arm and seed; the notebook trains what stands alone."""
+    for arm in params["arms"]:
+        for seed in params["seeds"]:
+            yield Part(f"{arm}_s{seed}", None, {"arms": [arm], "seeds": [seed], "alone": 0}, 1.0)
+
+
 def predictors(params: dict[str, Any]) -> Iterator[Part]:
     """One part per supernet and seed."""
     for name in params["predictor_supernets"]:

@@ -5,7 +5,7 @@ Source: multi-model forgetting, Benyahia et al., arXiv:1902.08232.
 
 import numpy as np
 
-from nat_lib import machine
+from nat_lib import files, machine
 from nat_lib.evaluate import evaluate
 from nat_lib.genotypes import as_text
 
@@ -43,3 +43,31 @@ def scores(net, archs, choices, data, batch_size, say):
         code: evaluate(net, arch, data, batch_size).val_top1
         for code, arch in zip(codes, shown, strict=True)
     }
+
+
+class Watch:
+    """Scores the probes after every so many epochs of a training; 0: never.
+
+    What it found is in probes.json, {number of the epoch: {genotype: validation top-1}}.  It is
+    written before `fit` saves its state: an epoch that is done again replaces its own.
+    """
+
+    def __init__(self, cell, batches, scores, every):
+        self.place, self.images, self.scores = cell.path("probes.json"), batches, scores
+        self.every, self.epoch = every, 0
+
+    def batches(self, epoch):
+        self.epoch = epoch + 1
+        return self.images(epoch)
+
+    def after(self, validate):
+        """A validation, see `train.fit`, that is followed by the probes when they are due."""
+
+        def both(network):
+            found = validate(network)
+            if self.every and self.epoch % self.every == 0:
+                known = files.read_json(self.place) if self.place.is_file() else {}
+                files.write_json(self.place, known | {str(self.epoch): self.scores()})
+            return found
+
+        return both

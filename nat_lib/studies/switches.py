@@ -40,6 +40,9 @@ class StartHere(Strict):
     sample_seed: Annotated[int, Field(ge=0)]
 
 
+Positive = Annotated[float, Field(gt=0)]
+
+
 def _mixed(weights):
     """Two weights of a loss, not both 0."""
     if len(weights) != 2 or not sum(weights):
@@ -60,21 +63,12 @@ class AepStudy(Strict):
     compile: bool
 
 
-class Ofav2Eps(Strict):
-    widths: Annotated[
-        list[Annotated[float, AfterValidator(_width)]],
-        Field(min_length=1),
-        AfterValidator(distinct),
-    ]
+class Training(Strict):
+    """How supernets are trained, whatever the arm."""
+
     start: read_by(starts.parsed, "start")  # weights at the beginning
-    curriculum: Literal[*CURRICULA]
-    teachers: Annotated[list[Literal[*TEACHERS]], Field(min_length=1), AfterValidator(distinct)]
-    sampler: Literal[*SAMPLERS] | None  # None, as below: what curriculum and teacher say
     judge: Literal[BY_LOSS, *PREDICTORS]  # of the candidates of an attentive sampler
-    distill: Literal[*DISTILL] | None
     kernel_matrices: bool  # False: smaller kernels are the centres of larger ones
-    probes: Annotated[int, Field(ge=0)]  # subnets scored after every phase
-    mix: Annotated[list[Weight], AfterValidator(_mixed)] | None
     seeds: Seeds
     exit_weights: Literal["DESC", "ASC"]
     kd: Literal[*TARGETS]
@@ -85,6 +79,26 @@ class Ofav2Eps(Strict):
     device: Literal["cpu", "cuda"]
     precision: Literal[*PRECISIONS]
     compile: bool
+
+
+class Ofav2Eps(Training):
+    widths: Annotated[
+        list[Annotated[float, AfterValidator(_width)]],
+        Field(min_length=1),
+        AfterValidator(distinct),
+    ]
+    curriculum: Literal[*CURRICULA]
+    teachers: Annotated[list[Literal[*TEACHERS]], Field(min_length=1), AfterValidator(distinct)]
+    sampler: Literal[*SAMPLERS] | None  # None, as below: what curriculum and teacher say
+    distill: Literal[*DISTILL] | None
+    mix: Annotated[list[Weight], AfterValidator(_mixed)] | None
+    epochs: dict[str, Positive] | None  # of each phase; None: a share of Table 5.2
+    probes: Annotated[int, Field(ge=0)]  # subnets scored after every phase
+    probe_every: Annotated[int, Field(ge=0)]  # and after so many of its epochs; 0: not
+
+
+class TrainingStrategies(Training):
+    """The arms say the rest."""
 
 
 class Warming(Strict):

@@ -21,20 +21,18 @@ from nat_lib.arch import Space
 from nat_lib.cells import open_cell, read_report
 from nat_lib.cost import count
 from nat_lib.evaluate import fold, prepare, score
-from nat_lib.exits import joint
 from nat_lib.optimizers import sgd
 from nat_lib.recipes import MOMENTUM, RECIPES
-from nat_lib.schedules import schedule_of
 from nat_lib.search.archive import VERSIONS, sample
 from nat_lib.search.compound import family
 from nat_lib.search.pareto import front
 from nat_lib.studies import inputs, scoring, searches
+from nat_lib.studies.alone import train_alone
 from nat_lib.studies.budgets import BUDGETS
 from nat_lib.supernet import Supernets
-from nat_lib.train import epochs, fit
+from nat_lib.train import epochs
 
 STUDY = "take_home"
-LR = 8e-2  # of one stage of a supernet: the recipe makes both rates of it
 ORIGINS = ("start", "source", "parent", "maximal")  # parameters that name the cells it came from
 TIMED = 8  # steps from which the seconds of an epoch are estimated
 
@@ -128,18 +126,10 @@ def _baseline(cell, data):
     recipe, shape = RECIPES[p["recipe"]["recipe"]], (p["network"], p["n_classes"], p["size"])
     macs = baselines.macs(*shape, p["width"])
     n_epochs = _epochs_of(cell, data, macs)
-    machine.seed_all(p["seed"])
-    network = baselines.build(*shape, p["width"], p["seed"]).to(data.device)
-    batches, n_batches = epochs(data, p["batch_size"], [p["size"]], p["seed"])
-    schedule = schedule_of(recipe, recipe.lr(LR, p["batch_size"]), n_epochs)
-    losses = joint(lambda x: [network(x)], [1.0], None, recipe.smoothing, network)
-    optimizer = sgd(network, recipe.decay, MOMENTUM)
-    fit(
-        *(network, losses, batches, None, schedule, optimizer, n_batches, cell),
-        clip_value=recipe.clip,
-        say=cell.name,
-    )
-    network, size = fold(network.eval()), p["batch_size"]
+    made = baselines.build(*shape, p["width"], p["seed"])
+    asked = p["size"], n_epochs, recipe, p["batch_size"], p["seed"]
+    network = train_alone(made, *asked, data, cell)
+    network, size = fold(network), p["batch_size"]
     val = score(network, data.eval_batches("val", p["size"], size))
     test = score(network, data.test_batches(p["size"], size, cell.name))
     told = baselines.BASELINES[p["network"]].label

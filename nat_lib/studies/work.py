@@ -33,6 +33,13 @@ def ofav2_eps(params: dict[str, Any], out: Path) -> None:
         eps.run(params, *cell, data, out)
 
 
+def training_strategies(params: dict[str, Any], out: Path) -> None:
+    """Train every arm, then the subnets that stand alone."""
+    from nat_lib.studies import eps, strategies
+
+    strategies.run(params, eps.load_data(params), out)
+
+
 def predictors(params: dict[str, Any], out: Path) -> None:
     """Score subnets and fit every predictor to them."""
     from nat_lib.studies.predictors import run_predictors
