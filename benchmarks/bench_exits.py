@@ -19,7 +19,8 @@ from torch import nn
 
 from nat_lib.backbones import build, parts
 from nat_lib.evaluate import score
-from nat_lib.exits import exit_losses, exit_weights, stacked
+from nat_lib.exit_weights import exit_weights
+from nat_lib.exits import exit_losses, stacked
 from nat_lib.modules import GlobalAverage
 from nat_lib.studies import aep, subsets
 from nat_lib.train import flat_gradients

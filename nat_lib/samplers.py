@@ -15,6 +15,7 @@ from nat_lib.arch import Arch
 from nat_lib.attentive import targets
 from nat_lib.errors import Refusal
 
+RECALLED = 20  # earlier steps that replay chooses from
 BY_LOSS = "loss"  # of the batch at hand; any other judge is a row of PREDICTORS
 
 
@@ -66,6 +67,26 @@ def between_extremes(space, choices, width, size, n, middle) -> Iterator[Arch]:
     yield extreme(space, choices, width, size, min)
 
 
+def replay(space, choices, width, size, rng, n, judge=None) -> Iterator[Arch]:
+    """Half of the subnets are new uniform draws, half are subnets of the last RECALLED steps that
+    lie far apart: what was trained earlier is trained again before it is forgotten.
+
+    The first recalled subnet differs most from the new ones, each next one most from all chosen.
+    Source: NSAS, Zhang et al., CVPR 2020, whose constraint it turns into losses.
+    """
+    *head, step = np.atleast_1d(np.array(rng.bit_generator.seed_seq.entropy, object)).tolist()
+    n_new = n - n // 2 if step else n
+    new = [*uniform(space, choices, width, size, rng, n_new)]
+    earlier = [np.random.default_rng((*head, s)) for s in range(max(0, step - RECALLED), step)]
+    seen = [a for past in earlier for a in uniform(space, choices, width, size, past, n - n // 2)]
+    codes = space.encode([*new, *seen])
+    apart = (codes[:, None] != codes[None, :]).sum(2)  # genes that differ
+    picked = [*range(n_new)]
+    for _ in range(n - n_new):
+        picked.append(int(apart[:, picked].min(1).argmax()))
+    yield from ([*new, *seen][i] for i in picked)
+
+
 def attentive(ends, space, choices, width, size, rng, n, judge) -> Iterator[Arch]:
     """A sandwich whose middle subnets are each the best or the worst of `judge.k` candidates of
     nearly the same MACs.
@@ -91,6 +112,7 @@ SAMPLERS = {
     "uniform": uniform,
     "largest_first": largest_first,
     "sandwich": sandwich,
+    "replay": replay,
     "best_up": partial(attentive, (min,)),
     "worst_up": partial(attentive, (max,)),
     "best_or_worst": partial(attentive, (min, max)),

@@ -21,7 +21,7 @@ from nat_lib.data import augment, load
 from nat_lib.data.batches import Data
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import Score
-from nat_lib.exits import MODES, exit_weights
+from nat_lib.exit_weights import MODES, exit_weights
 from nat_lib.studies import aep, exit_training, subsets
 
 NETWORK, PIXELS = "MobileNetV3Small", 32

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
 
-from nat_lib import attentive, curricula, distill, samplers
+from nat_lib import attentive, curricula, distill, machine, samplers
 from nat_lib.arch import Space
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
-from nat_lib.exits import DESC5, ensemble, exit_losses
+from nat_lib.exit_weights import DESC5
+from nat_lib.exits import ensemble, exit_losses
 from nat_lib.plans import NETWORKS
 from nat_lib.studies import judging
 from nat_lib.supernet import Supernet, with_width
@@ -408,3 +409,29 @@ def test_judging_by_loss_leaves_no_trace_and_is_the_loss():
         raise ZeroDivisionError
     norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert all(m.momentum == 0.1 for m in norms) and all(m.training for m in net.modules())
+
+
+# ------------------------------------------------------------------------------------------ replay
+
+
+def test_replay_recalls_what_lies_farthest_apart():
+    """By brute force: new draws, then greedily the earlier ones that differ most."""
+    space = space_of("EE_D")
+
+    def drawn(step, n):
+        rng = machine.stream(3, "replayed", step)
+        return list(samplers.uniform(space, space.choices, 1.0, 20, rng, n))
+
+    rng = machine.stream(3, "replayed", 6)
+    found = list(samplers.replay(space, space.choices, 1.0, 20, rng, 4))
+    chosen, seen = drawn(6, 2), [arch for step in range(6) for arch in drawn(step, 2)]
+    for _ in range(2):
+
+        def apart(arch):
+            codes = space.encode([arch, *chosen])
+            return (codes[1:] != codes[0]).sum(1).min()
+
+        chosen.append(max(seen, key=apart))
+    assert found == chosen
+    first = machine.stream(3, "replayed", 0)
+    assert list(samplers.replay(space, space.choices, 1.0, 20, first, 4)) == drawn(0, 4)

@@ -5,14 +5,16 @@ import torch
 import torch.nn.functional as F
 
 from nat_lib.errors import Refusal
-from nat_lib.exits import (
+from nat_lib.exit_weights import (
     DESC5,
     MODES,
-    ensemble,
+    WEIGHT_LAWS,
     exit_weights,
-    joint_loss,
+    falling,
     supernet_weights,
 )
+from nat_lib.exits import ensemble, joint_loss
+from nat_lib.studies.exit_training import Watched
 
 LOGITS = [torch.randn(6, 4, generator=torch.Generator().manual_seed(i)) for i in range(5)]
 LABELS = torch.tensor([0, 1, 2, 3, 1, 0])
@@ -82,3 +84,40 @@ def test_a_mode_of_weights_is_a_row(monkeypatch):
     assert exit_weights("LAST", 3) == ((0.0, 0.0, 1.0),) * 2
     with pytest.raises(Refusal, match="UNIF, LAST"):
         exit_weights("FIRST", 3)
+
+
+# -------------------------------------------------------------------- weights that change meanwhile
+
+
+@pytest.mark.parametrize("law", WEIGHT_LAWS.values(), ids=WEIGHT_LAWS)
+@pytest.mark.parametrize("n", [1, 4, 7])
+def test_loss_weights_keep_their_sum_whatever_their_law(law, n):
+    for done, losses in ((0.0, None), (0.3, [1.0 + i for i in range(n)]), (1.0, [0.5] * n)):
+        weights = law(falling(n), done, losses)
+        assert sum(weights) == pytest.approx(1) and min(weights) > 0
+
+
+def test_reversing_ends_at_the_reverse_and_lagging_follows_the_loss():
+    start = falling(4)
+    assert WEIGHT_LAWS["reversing"](start, 0.0, None) == pytest.approx(start)
+    assert WEIGHT_LAWS["reversing"](start, 0.5, None) == pytest.approx([0.25] * 4)
+    assert WEIGHT_LAWS["reversing"](start, 1.0, None) == pytest.approx(start[::-1])
+    found = WEIGHT_LAWS["lagging"]((0.5, 0.5), 0.5, [1.0, 3.0])
+    assert found == pytest.approx([0.25, 0.75])
+
+
+@pytest.mark.parametrize("law", WEIGHT_LAWS)
+def test_weights_of_an_epoch_come_from_the_rows_before_it(law):
+    """As a resumed run finds them: the columns of the history hold weighted losses."""
+    watched = Watched.__new__(Watched)
+    watched.law, watched.loss_weights = WEIGHT_LAWS[law], (0.6, 0.4)
+    watched.recipe, watched.rows, expected = {"epochs": 3}, [], []
+    for epoch, losses in enumerate(([2.0, 1.0], [1.0, 1.5], [0.5, 0.1])):
+        expected.append(watched._weights(epoch))
+        rows = {
+            f"train_loss_{i}": w * v for i, w, v in zip((1, 2), expected[-1], losses, strict=True)
+        }
+        watched.rows.append(rows)
+    assert [watched._weights(e) for e in range(3)] == expected
+    before = None if law != "lagging" else [1.0, 1.5]
+    assert expected[2] == pytest.approx(WEIGHT_LAWS[law]((0.6, 0.4), 1.0, before))

@@ -25,7 +25,8 @@ from nat_lib.arch import Space
 from nat_lib.early import AGGREGATORS, POLICIES, answer_early, confidences
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import prepare
-from nat_lib.exits import ensemble, exit_weights
+from nat_lib.exit_weights import exit_weights
+from nat_lib.exits import ensemble
 from nat_lib.export import card as cards
 from nat_lib.export import command, formats, sources, write
 from nat_lib.export.subnet import FORMAT, Subnet, load_subnet, read_card

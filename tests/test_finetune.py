@@ -18,7 +18,7 @@ from nat_lib.data import augment, load
 from nat_lib.data.batches import Data
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import Score, recalibrate, score
-from nat_lib.exits import exit_weights
+from nat_lib.exit_weights import exit_weights
 from nat_lib.studies import post
 from nat_lib.supernet import Network, Supernet
 

@@ -16,7 +16,8 @@ from nat_lib.arch import Space
 from nat_lib.data import load
 from nat_lib.distributed import first_rank_first, process_group
 from nat_lib.errors import Refusal
-from nat_lib.exits import DESC5, ensemble, joint_loss
+from nat_lib.exit_weights import DESC5
+from nat_lib.exits import ensemble, joint_loss
 from nat_lib.plans import NETWORKS
 from nat_lib.recipes import RECIPES
 from nat_lib.results import chapter5

@@ -9,7 +9,7 @@ from nat_lib import arch, files
 from nat_lib import evaluate as evaluate_module
 from nat_lib.cells import open_cell
 from nat_lib.errors import Refusal
-from nat_lib.exits import MODES
+from nat_lib.exit_weights import MODES
 from nat_lib.genotypes import from_text
 from nat_lib.results import chapter6
 from nat_lib.run.params import load_params

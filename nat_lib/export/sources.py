@@ -17,7 +17,7 @@ from nat_lib.cells import Cell, read_report
 from nat_lib.data.batches import Data
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import recalibrate
-from nat_lib.exits import exit_weights
+from nat_lib.exit_weights import exit_weights
 from nat_lib.export.write import Source, write
 from nat_lib.genotypes import as_text, from_text
 from nat_lib.results import worth

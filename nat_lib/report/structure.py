@@ -9,7 +9,7 @@ import pandas as pd
 
 from nat_lib.blocks import ACTS
 from nat_lib.data.catalogue import BY_THESIS
-from nat_lib.exits import exit_weights
+from nat_lib.exit_weights import exit_weights
 from nat_lib.results.names import MISSING
 from nat_lib.results.printed import printed
 

@@ -22,7 +22,7 @@ from nat_lib.cells import open_cell
 from nat_lib.distill import further
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import score
-from nat_lib.exits import MODES, exit_weights
+from nat_lib.exit_weights import MODES, exit_weights
 from nat_lib.studies import inputs, subsets
 from nat_lib.studies.exit_training import train
 from nat_lib.studies.models import OTHERS
@@ -97,12 +97,15 @@ def recipe(params, dataset):
     }
 
 
+EXITS = ("exit_terms", "exit_law")  # how they are trained together
+
+
 def run(params, dataset, network, scenario, mode, seed, data, out):
     """Train, prune and test one network (or find it finished); returns the report of its cell.
 
     scenario : "TR-224" | "TR-64" | "FT-224" | "FT-64": from scratch or fine-tuned; the profile says
                at how many pixels
-    mode     : a mode of `exits.exit_weights`, or "SE": the baseline that the network shares with
+    mode     : a mode of `exit_weights.MODES`, or "SE": the baseline that the network shares with
                its siblings
     data     : `load_data(params, dataset)`
     """
@@ -122,7 +125,7 @@ def run(params, dataset, network, scenario, mode, seed, data, out):
         "proxy": start.proxy,
         "pretrained_on": start.on,
         "start": start.name,
-        **{k: params[k] for k in ("hidden", "keep_stem", "ties", "aep_latency_runs", "exit_terms")},
+        **{k: params[k] for k in ("hidden", "keep_stem", "ties", "aep_latency_runs", *EXITS)},
     }
     name = f"{dataset}/{network}_{scenario}_{mode}_s{seed}"
     cell = open_cell(out, STUDY, name, values, __name__)
@@ -200,7 +203,8 @@ def _study(cell, data, file, workers):
     table, exits = backbones.parts(network, size, p["channels"]), network.positions
     loss_weights, votes = ((1.0,), (1.0,)) if single else exit_weights(p["mode"], len(exits))
     also = None if single else further(p["exit_terms"], votes)
-    history = train(cell, network, data, loss_weights, votes, workers, also)
+    law = "steady" if single else p["exit_law"]
+    history = train(cell, network, data, loss_weights, votes, workers, also, law)
 
     val = subsets.exit_outputs(network, data.eval_batches("val", size, batch_size))
     speed = {"latency": measured(network, p)._asdict()}

@@ -21,7 +21,8 @@ from nat_lib.distill import TEACHERS, Teacher, distilled
 from nat_lib.distributed import first_rank_first, ranks
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import prepare, score_exits
-from nat_lib.exits import joint, supernet_weights
+from nat_lib.exit_weights import supernet_weights
+from nat_lib.exits import joint
 from nat_lib.growth import identities
 from nat_lib.optimizers import sgd
 from nat_lib.recipes import MOMENTUM, RECIPES, Recipe

@@ -14,6 +14,7 @@ from torch import nn
 from nat_lib import files, ledger
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import correct, score_exits
+from nat_lib.exit_weights import WEIGHT_LAWS
 from nat_lib.exits import ensemble, exit_losses, stacked
 from nat_lib.schedules import Constant
 from nat_lib.train import compiled, epochs, fit
@@ -27,13 +28,14 @@ def class_weights(data):
     )
 
 
-def train(cell, network, data, loss_weights, votes, workers=0, also=None):
+def train(cell, network, data, loss_weights, votes, workers=0, also=None, law="steady"):
     """Train all exits jointly and leave the weights of the best epoch in the network; returns the
     history.
 
     loss_weights, votes : of the exits, shallow to deep.  The epoch with the highest validation
                           top-1 of the weighted sum of logits is the best; the sum of the weighted
                           losses decides when to stop
+    law                 : a key of WEIGHT_LAWS, by which the loss weights change with the epochs
     also                : (E, B, K) logits -> a further term of the loss, such as the diversity of
                           the exits; None: none
     history             : per epoch, for train and val: loss, top1, top5 of the ensemble and of each
@@ -45,7 +47,7 @@ def train(cell, network, data, loss_weights, votes, workers=0, also=None):
     for m in network.modules():
         if isinstance(m, nn.BatchNorm2d) and recipe["bn_momentum"]:
             m.momentum = recipe["bn_momentum"]
-    watched = Watched(cell, network, data, loss_weights, votes, workers, also)
+    watched = Watched(cell, network, data, loss_weights, votes, workers, also, law)
     history, best = fit(
         network,
         watched.losses,
@@ -78,11 +80,11 @@ class Watched:
     The rows are written before `fit` saves its state: an epoch that is done again replaces its row.
     """
 
-    def __init__(self, cell, network, data, loss_weights, votes, workers, also):
+    def __init__(self, cell, network, data, loss_weights, votes, workers, also, law):
         p, recipe = cell.params, cell.params["recipe"]
         self.cell, self.data, self.recipe, self.size = cell, data, recipe, p["image_size"]
         self.loss_weights, self.votes, self.also = loss_weights, votes, also
-        self.alpha = torch.tensor(loss_weights, device=data.device)
+        self.law = WEIGHT_LAWS[law]
         self.balance = class_weights(data).to(data.device) if recipe["class_weights"] else None
         self.network, self.forward = network, compiled(network, recipe.get("compile", False))
         self.images, self.n_batches = epochs(
@@ -93,7 +95,18 @@ class Watched:
 
     def batches(self, epoch):
         self.epoch, self.sums, self.began = epoch, 0, time.perf_counter()
+        self.alpha = torch.tensor(self._weights(epoch), device=self.data.device)
         return self.images(epoch)
+
+    def _weights(self, epoch):
+        """Loss weights of an epoch, from what those before it left."""
+        weights, last = self.law(self.loss_weights, 0.0, None), max(1, self.recipe["epochs"] - 1)
+        if len(weights) == 1:
+            return weights
+        for number, row in enumerate(self.rows[:epoch], 1):
+            losses = [row[f"train_loss_{i}"] / weight for i, weight in enumerate(weights, 1)]
+            weights = self.law(self.loss_weights, number / last, losses)
+        return weights
 
     def losses(self, x, y, step):
         ledger.passed(self.network, x, ledger.TRAINING)

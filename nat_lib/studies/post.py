@@ -17,7 +17,8 @@ from nat_lib.cells import Cell, open_cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import recalibrate, score
-from nat_lib.exits import MODES, exit_weights, joint
+from nat_lib.exit_weights import MODES, exit_weights
+from nat_lib.exits import joint
 from nat_lib.genotypes import from_text
 from nat_lib.optimizers import OPTIMIZERS
 from nat_lib.schedules import Annealed
@@ -48,7 +49,7 @@ class Setting(NamedTuple):
     method    : "std" (its own exit) | "ens" (exits 1 .. its own, joint loss, weighted sum of
                 logits; not for networks of one exit)
     optimizer : a key of OPTIMIZERS;  lr : at the start of both stages
-    weights   : of the exits for "ens", a key of `exits.MODES`; None for "std"
+    weights   : of the exits for "ens", a key of `exit_weights.MODES`; None for "std"
     """
 
     method: str

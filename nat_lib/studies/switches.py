@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from nat_lib import starts
 from nat_lib.curricula import CURRICULA
 from nat_lib.distill import DISTILL, TARGETS, TEACHERS, TERMS
+from nat_lib.exit_weights import WEIGHT_LAWS
 from nat_lib.plans import NETWORKS
 from nat_lib.precision import PRECISIONS
 from nat_lib.samplers import BY_LOSS, SAMPLERS
@@ -56,6 +57,7 @@ class AepStudy(Strict):
     keep_stem: bool
     ties: Literal["smaller", "published"]
     exit_terms: dict[Literal[*TERMS], Weight]  # further terms of the joint loss
+    exit_law: Literal[*WEIGHT_LAWS]  # of their loss weights while they train
     weights_dir: str | None  # folder of ImageNet weights; None: torch's own
     download: bool
     device: Literal["cpu", "cuda"]

@@ -18,7 +18,8 @@ from nat_lib.curricula import phases_for
 from nat_lib.distill import Teacher, distilled
 from nat_lib.distributed import first_rank_first
 from nat_lib.errors import Refusal
-from nat_lib.exits import joint, supernet_weights
+from nat_lib.exit_weights import supernet_weights
+from nat_lib.exits import joint
 from nat_lib.optimizers import sgd
 from nat_lib.samplers import stream
 from nat_lib.schedules import Ramped
