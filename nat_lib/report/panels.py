@@ -13,7 +13,7 @@ import pandas as pd
 import seaborn.objects as so
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from nat_lib.report.style import COLOURS, GREY
 from nat_lib.results.names import NOT_RUN, name_of
@@ -210,6 +210,13 @@ def with_errors(rows, y, error=None):
             uncertainty=binomial_se(rows[y].astype(float), rows.n_test.astype(float))
         )
     return rows.assign(low=rows[y] - rows[error], high=rows[y] + rows[error], at=range(len(rows)))
+
+
+def log_ticks(ax):
+    """Plain numbers at 1, 2 and 5 of every decade of a logarithmic x axis."""
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def xlabel(ax, text, whole=False):

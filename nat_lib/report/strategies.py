@@ -8,7 +8,8 @@ from nat_lib.report import panels
 from nat_lib.report.style import thesis_style
 
 NOTHING = "no arm is finished"
-COLOURS = dict(zip(ARMS, colormaps["tab20"].colors * 2, strict=False))
+STRONG, PALE = colormaps["tab20"].colors[::2], colormaps["tab20"].colors[1::2]
+COLOURS = dict(zip(ARMS, (*STRONG, *PALE) * 2, strict=False))
 
 
 def _palette(rows):
@@ -52,7 +53,9 @@ def _drawn(rows, x, y, xlabel, ylabel, joined=False, log=False):
     if joined:
         drawn = drawn.add(so.Line(), legend=False)
     drawn = drawn.scale(color=colours, **({"x": "log"} if log else {}))
-    fig, _ = panels.single(drawn, (6.4, 3.8), xlabel, ylabel)
+    fig, ax = panels.single(drawn, (6.4, 3.8), xlabel, ylabel)
+    if log:
+        panels.log_ticks(ax)
     panels.legend(fig, *panels.of_colours(colours))
     fig.rows = rows
     return fig

@@ -1,7 +1,6 @@
 """The figure of notebook 10: a search beside what a person would do instead."""
 
 import seaborn.objects as so
-from matplotlib.ticker import LogLocator, NullLocator
 
 from nat_lib.report import panels
 from nat_lib.report.style import GREY, colour_of, thesis_style
@@ -38,9 +37,7 @@ def front(points):
     fig, axes = panels.wrapped(drawn, "search", names, (4.6, 3.2), "test top-1 (%)")
     for ax in axes.values():
         panels.xlabel(ax, "MACs (millions)")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_locator(NullLocator())
+        panels.log_ticks(ax)
     kinds = dict(zip(shown.drawn, shown.kind, strict=True))
     panels.legend(fig, *(panels.marker(n, SHAPES[kinds[n]], c) for n, c in colours.items()))
     fig.rows = shown[[*points.columns, "uncertainty"]]

@@ -8,7 +8,7 @@ forgetting, arXiv:1902.08232.
 """
 
 import math
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate, islice
 from pathlib import Path
 
@@ -187,27 +187,37 @@ def scored(net, codes, data, batch_size, link):
     """
     archs, rows = net.space.decode(codes), []
     costs = count(codes, net.space, net.n_classes).to_dict("records")
+
+    @cache
+    def images(side):
+        return [*data.eval_batches("val", side, batch_size)]
+
+    @cache
+    def largest(side):
+        whole = with_width(net.space.arch(side), net.width)
+        return answers(prepare(net, whole, data, side), images(side))
+
     for i, arch in enumerate(machine.progress(archs, f"{link.cell.name}, panel")):
         side = arch.resolution
-        val = [*data.eval_batches("val", side, batch_size)]
         test = data.test_batches(side, batch_size, why=link.cell.name)
         network = prepare(net, arch, data, side)
-        largest = prepare(net, with_width(net.space.arch(side), net.width), data, side)
         row = {"code": as_text(codes[i]), "exit": arch.exit, **costs[i]}
-        row |= {"val_top1": score(network, val).top1, "test_top1": score(network, test).top1}
-        row["raw_top1"] = score(fold(net.extract(arch)), val).top1 if i < RAW else np.nan
+        row |= {"val_top1": score(network, images(side)).top1}
+        row |= {"test_top1": score(network, test).top1}
+        raw = fold(net.extract(arch)) if i < RAW else None
+        row["raw_top1"] = score(raw, images(side)).top1 if raw else np.nan
         x, y = next(iter(data.train_batches(0, link.recipe["batch_size"], [side], 0)))
         row["batch_loss"] = by_loss(net.train(), x, y, link.optimised.smoothing).scores([arch])[0]
-        row["below"] = share_below(network, largest, val)
+        below = takes_low(answers(network, images(side)), largest(side))
+        row["below"] = below.float().mean().item()
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 @torch.no_grad()
-def share_below(student, teacher, batches):
-    """Share of images on which the alpha-divergence takes its branch of negative alpha."""
-    taken = [takes_low(student(x), teacher(x)).float() for x, _ in batches]
-    return torch.cat(taken).mean().item()
+def answers(network, batches):
+    """(N, K): the logits of a network on (images, labels) batches."""
+    return torch.cat([network(x) for x, _ in batches])
 
 
 def course(links):
