@@ -8,7 +8,7 @@ KS).
 Source: OFAv2, arXiv:2302.01888; thesis 5.1.2 to 5.3, Table 5.2.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -33,6 +33,7 @@ from nat_lib.studies.grids import KINDS, mean_score, subset, test_rows
 from nat_lib.studies.inputs import identity, load_data, space_of  # noqa: F401  (chapter 5 loads by it)
 from nat_lib.studies.judging import MANY, by_loss, by_predictor
 from nat_lib.studies.phases import batches_of, recipe_for
+from nat_lib.studies.remembering import importance, pulled_back
 from nat_lib.studies.sizes import training_resolutions
 from nat_lib.supernet import Supernet, with_width
 from nat_lib.train import compiled, fit
@@ -261,7 +262,8 @@ def run_phase(link, data, workers=0):
     workers : threads that prepare batches ahead; the numbers do not depend on it
     """
     reads = {"parent": link.parent.cell.path("best.safetensors")} if link.parent else {}
-    return cells.compute(link.cell, lambda: _train_and_report(link, data, workers), reads)
+    work = partial(_train_and_report, link, data, workers)
+    return cells.compute(link.cell, work, reads, drops=("importance.safetensors",))
 
 
 def _train_and_report(link, data, workers):
@@ -281,6 +283,10 @@ def _train_and_report(link, data, workers):
             first, *exits = quality.top1
             told = {"ensemble_top1": first, "exit_top1": exits}
         trained, losses = net, elastic_losses(net, link, teacher, data)
+        if recipe["remember"] and link.parent:
+            known = choices_after(link.space, link.parent.phase)
+            matters = importance(net, known, batches_of(recipe, data, seed)[0], link.cell)
+            losses = pulled_back(losses, net, matters, recipe["remember"])
     members, size = test_members(link, "val"), recipe["eval_batch_size"]
     batches, n_batches = batches_of(recipe, data, seed, workers)
     probes = probing.panel(link.space, link.width, recipe["eval_resolutions"], recipe["probes"])

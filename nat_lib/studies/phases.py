@@ -14,7 +14,7 @@ RECIPE = (
     *("batch_size", "eval_batch_size", "max_steps_per_epoch", "train_resolutions"),
     *("eval_resolutions", "training_sizes", "val_subnets", "grid_subnets"),
     *("exit_weights", "kd", "stale_exits", "precision", "recipe", "judge"),
-    *("kernel_matrices", "probes", "probe_every"),
+    *("kernel_matrices", "probes", "probe_every", "remember"),
 )
 
 

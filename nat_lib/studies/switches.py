@@ -71,6 +71,7 @@ class Training(Strict):
     start: read_by(starts.parsed, "start")  # weights at the beginning
     judge: Literal[BY_LOSS, *PREDICTORS]  # of the candidates of an attentive sampler
     kernel_matrices: bool  # False: smaller kernels are the centres of larger ones
+    remember: Weight  # of a penalty on moving weights that mattered to earlier phases
     seeds: Seeds
     exit_weights: Literal["DESC", "ASC"]
     kd: Literal[*TARGETS]
