@@ -7,6 +7,7 @@ Source of "ofa": Once-for-All, arXiv:1908.09791, and the state dicts that its au
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -234,12 +235,14 @@ STARTS = {
     ),
     **{name: _of_pretrained(name, row) for name, row in PRETRAINED.items()},
 }
-AUTO = "auto"  # the first row from PRETRAINED that is on this machine, otherwise scratch
+AUTO = "auto"  # ImageNet weights that are on this machine, otherwise a kit that ships, or scratch
 
 
 def best() -> str:
     """The start that `auto` stands for on this machine."""
-    return next((name for name, row in STARTS.items() if row.here()), "scratch")
+    here = (name for name, row in STARTS.items() if row.here())
+    shipped = (f"kit:{path.parent.name}" for path in sorted(KITS.glob(f"*/{PLAN_FILE}")))
+    return next(chain(here, shipped), "scratch")
 
 
 def settled(text: str) -> str:

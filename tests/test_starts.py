@@ -270,6 +270,18 @@ def test_auto_is_what_lies_here_and_the_plan_follows(monkeypatch, tmp_path):
     assert load_profile("own", auto | {"plan": "small"})["plan"] == "small"
 
 
+def test_auto_takes_a_kit_that_ships_where_no_imagenet_weights_lie(monkeypatch, tmp_path):
+    monkeypatch.setattr(starts, "KITS", tmp_path)
+    monkeypatch.setattr(starts, "STARTS", {"scratch": starts.STARTS["scratch"]})
+    assert starts.best() == "scratch"
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / starts.PLAN_FILE).write_text("name: tiny\n")
+    assert starts.best() == "kit:tiny"
+    here = starts.STARTS["scratch"]._replace(here=lambda: tmp_path)
+    monkeypatch.setattr(starts, "STARTS", {"lite0": here})
+    assert starts.best() == "lite0"
+
+
 def test_a_supernet_goes_on_from_a_finished_phase(tmp_path):
     channels = (8, 8, 16)
     deep = Space("EE_D", (16,), (1.0,), channels)

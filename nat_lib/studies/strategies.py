@@ -147,6 +147,7 @@ def run_arm(params, arm, seed, data, out):
         "seed": seed,
         "n_classes": data.n_classes,
         "budget": budget(params, data),
+        "checks": params["arm_checks"],
         "panel": [as_text(x) for x in panel_codes(params)],
         "phases": [p.cell.hash for p in chain(params, arm, seed, data, "", None, _unopened)],
         "profile": params["profile"],
