@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from nat_lib.errors import Refusal
 from nat_lib.files import ROOT, sha256_of
+from nat_lib.machine import note
+from nat_lib.plans import NETWORKS
 from nat_lib.pretrained import PRETRAINED, Pretrained
 
 # layers of an inverted residual block, ours and the published code's
@@ -297,6 +299,13 @@ def identity(text: str) -> dict[str, str]:
 
 
 def start(text: str, space, width: float, n_classes: int, seed: int, dropout: float):
-    """The `Supernet` of a space with the weights of a start."""
+    """The `Supernet` of a space with the weights of a start; a note where it cannot compute what
+    they did."""
     row, path = located(text)
+    kind = NETWORKS[space.name]
+    if text.partition(":")[0] in ("ofa", *PRETRAINED) and (kind.dense or kind.parallel):
+        note(
+            f"start {text}: the dense skips or parallel branches of {space.name} change what these "
+            "weights compute; EE_B and BASE keep it"
+        )
     return row.function(path, space, width, n_classes, seed, dropout)

@@ -258,6 +258,25 @@ def test_lite0_is_found_in_its_wheel_or_said_to_be_missing(tmp_path, monkeypatch
         assert torch.equal(net.body.stem.conv.weight, lite0_state()["_conv_stem.weight"])
 
 
+@pytest.mark.parametrize(("name", "kept"), [("BASE", True), ("EE_B", True), ("EE_D", False)])
+def test_a_network_that_changes_a_pretrained_one_is_told(name, kept, tmp_path, capsys):
+    """Dense skips add to every block: the features of the stages are others from the start."""
+    path = tmp_path / "lite0.pt"
+    torch.save(lite0_state(), path)
+    space = Space(name, (32,), (1.0,), plan=named("lite0"))
+    plain = Space("BASE", (32,), (1.0,), plan=named("lite0"))
+    x, ends = torch.randn(2, 3, 32, 32), []
+    for each in (space, plain):
+        net = starts.start(f"lite0:{path}", each, 1.0, 4, 0, 0.0).eval()
+        with torch.no_grad():
+            h = net.body.stem(x)
+            for stage in net.body.stages:
+                h = stage(h)
+        ends.append(h)
+    assert torch.allclose(*ends, atol=1e-4) == kept
+    assert ("EE_B and BASE keep it" in capsys.readouterr().err) != kept
+
+
 def test_auto_is_what_lies_here_and_the_plan_follows(monkeypatch, tmp_path):
     own = {"data_dir": str(tmp_path), "train_resolutions": [32], "eval_resolutions": [32]}
     auto = own | {"plan": "auto", "start": "auto"}
