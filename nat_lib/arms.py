@@ -22,6 +22,7 @@ def _in_place(curriculum: str, **changes: Any) -> dict[str, Any]:
     return {"curriculum": curriculum, "teachers": ["in_place"]} | changes
 
 
+EQUAL = 0.01  # share of the budget that the cost of an arm may miss
 LABELS = [1.0, 0.0]  # of labels and teacher in a student's loss: the labels alone
 
 ARMS = {

@@ -126,9 +126,8 @@ def fit(
     while state["epoch"] < schedule.total and not _stale(state["history"], patience):
         epoch, began = state["epoch"], time.perf_counter()
         title = f"{say}, epoch {epoch + 1}/{math.ceil(schedule.total)}"
-        left = round(schedule.total * n_batches) - epoch * n_batches
-        some = islice(batches(epoch), max(1, left))
-        shown = machine.progress(some, title, min(n_batches, max(1, left)))
+        left = max(1, round(schedule.total * n_batches) - epoch * n_batches)
+        shown = machine.progress(islice(batches(epoch), left), title, min(n_batches, left))
         rate = partial(schedule.at, n_batches=n_batches)
         network.train()
         before = ledger.spent()

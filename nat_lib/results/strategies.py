@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from nat_lib.arms import ARMS, CROSSED, FACTORS
+from nat_lib.arms import ARMS, CROSSED, EQUAL, FACTORS
 from nat_lib.cells import read_report
 from nat_lib.errors import Refusal
 from nat_lib.results import chapter5, stats
@@ -22,7 +22,6 @@ from nat_lib.results.values import COPIES, Store
 from nat_lib.search import pareto
 
 STUDY = "training_strategies"
-EQUAL = 0.01  # by which training costs may differ
 BINS = 5  # of MACs, with as many subnets each
 MEASURES = {
     "panel_top1": "mean of the panel",
@@ -179,11 +178,8 @@ def course(found) -> pd.DataFrame:
     validation top-1 of the subnets that were open, and their number."""
     rows = []
     for cell in found.itertuples():
-        looks, panel = (
-            pd.read_csv(cell.folder / "course.csv"),
-            pd.read_csv(cell.folder / "panel.csv"),
-        )
-        macs = panel.set_index("code").macs
+        looks = pd.read_csv(cell.folder / "course.csv")
+        macs = pd.read_csv(cell.folder / "panel.csv").set_index("code").macs
         reference = np.array([100.0, 1.01 * macs.max()])
         for cost, some in looks.groupby("cost"):
             F = np.column_stack([100 - some.val_top1, macs[some.code]])

@@ -197,7 +197,7 @@ def gains(runs) -> pd.DataFrame:
     runs : {what it started from: (`points`, ledger cost of supernets and searches)}
     """
     tops = {name: _tops(points) for name, (points, _) in runs.items()}
-    [first, *_], rows = tops.values(), []
+    first, rows = tops[next(iter(runs))], []
     for name, own in tops.items():
         pairs = own.join(first.add_suffix("_first"), how="inner")
         pairs = pairs.assign(

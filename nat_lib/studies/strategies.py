@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from nat_lib import cells, files, ledger, machine
-from nat_lib.arms import ARMS
+from nat_lib.arms import ARMS, EQUAL
 from nat_lib.cells import Cell, open_cell
 from nat_lib.cost import count
 from nat_lib.distill import takes_low
@@ -36,7 +36,6 @@ WIDTHS = (1.0, 1.2)
 # what an arm may say otherwise, as the experiment of notebook 02 leaves it
 OPEN = {"sampler": None, "distill": None, "mix": None, "epochs": None, "curriculum": "eps"}
 ROUNDS, PILOT = 3, 50  # of planning; steps of a phase that the first one looks at
-EQUAL = 0.01  # share of the budget that the cost of an arm may miss
 RAW = 20  # subnets that are scored with and without recalibration
 
 
@@ -109,8 +108,8 @@ def planned(params, arm, seed, data):
     last, missed = _nearest(step_costs(final, data), wanted - before)
     if abs(missed) > EQUAL * wanted:
         raise Refusal(
-            f"arm_epochs: {params['arm_epochs']} is too little for the {len(phases)} phases of "
-            f"{arm}, whose steps cannot be cut to within {EQUAL:.0%} of the budget: raise it"
+            f"arm_epochs: {params['arm_epochs']} is too little for {arm}, whose steps cannot be "
+            f"cut to within {EQUAL:.0%} of the budget: raise it"
         )
     return epochs | {phases[-1].name: last / n_batches}
 
