@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 
 from nat_lib.blocks import elastic_bits
+from nat_lib.codes import Codes, constant
 from nat_lib.errors import Refusal
 from nat_lib.plans import one_of
 from nat_lib.subnet import Arch
@@ -26,7 +27,7 @@ def from_text(codes) -> np.ndarray:
     return np.array([code.split() for code in codes], dtype=np.int64)
 
 
-class Genotypes:
+class Genotypes(Codes):
     """What a space knows of genotypes; see `arch.Space`, which has the legal values."""
 
     @cached_property
@@ -46,18 +47,17 @@ class Genotypes:
     @cached_property
     def lower(self):
         must = [1 if b < self.depths[0] else 0 for b in range(self.slots)]
-        return _constant([0] * self.first + must * self.n_stages)
+        return constant([0] * self.first + must * self.n_stages)
 
     @cached_property
     def upper(self):
         ends = [len(v) - 1 for v in (self.resolutions, self.widths, self.exits)][: self.first]
-        return _constant(ends + [self.n_codes] * self.slots * self.n_stages)
+        return constant(ends + [self.n_codes] * self.slots * self.n_stages)
 
     @cached_property
-    def categories(self):
-        """Number of values of each variable, (n_var,); their sum is the length of the one-hot
-        features."""
-        return _constant(self.upper - self.lower + 1)
+    def votes(self):
+        """The exits that answer, per value of the variable of exits."""
+        return tuple((exit,) for exit in self.exits)
 
     @cached_property
     def size(self):
@@ -70,36 +70,18 @@ class Genotypes:
         """(M + 1, 3) int64: kernel, expand, level of every block code; code 0 (skipped) shows the
         smallest values."""
         rows = [(k, e, lv) for lv, e, k in product(self.levels, self.expands, self.kernels)]
-        return _constant(rows[:1] + rows)
+        return constant(rows[:1] + rows)
 
     def genotypes(self, X):
         """X as (n, n_var) int64. Refuses codes out of bounds, and a skipped block before a used one
         (repair first)."""
-        X = self._integers(X)
-        out = (X < self.lower) | (X > self.upper)
-        if out.any():
-            i, v = np.argwhere(out)[0]
-            raise Refusal(
-                f"genotype {i}: variable {v} = {X[i, v]}, "
-                f"legal are {self.lower[v]}..{self.upper[v]}"
-            )
+        X = super().genotypes(X)
         skipped = X[:, self.first :].reshape(len(X), self.n_stages, self.slots) == 0
         if (skipped[..., :-1] & ~skipped[..., 1:]).any():
             raise Refusal(
                 "genotypes hold a skipped block before a used one: call space.repair(X, how) first"
             )
         return X
-
-    def _integers(self, X):
-        given = np.asarray(X)
-        if given.ndim != 2 or given.shape[1] != self.n_var:
-            raise Refusal(
-                f"genotypes have shape {given.shape}: {self.name} needs (n, {self.n_var})"
-            )
-        whole = given.astype(np.int64, copy=False)
-        if given.dtype.kind == "f" and (whole != given).any():
-            raise Refusal("genotypes hold fractions: round them to integers first")
-        return whole
 
     def repair(self, X, how="push"):
         """Genotypes without a skipped block before a used one, as a new array.
@@ -110,7 +92,7 @@ class Genotypes:
                 NATv2 from phase 2.
         """
         one_of("repair", how, ("push", "fill"))
-        X = self._integers(X).copy()
+        X = self.integers(X).copy()
         codes = X[:, self.first :].reshape(len(X), self.n_stages, self.slots)
         if how == "fill":
             fixed = codes * np.logical_and.accumulate(codes != 0, axis=2)
@@ -135,20 +117,6 @@ class Genotypes:
             behind = np.repeat(np.arange(self.n_stages) > X[:, 2:3], self.slots, axis=1)
             codes[...] = np.where(behind, self.lower[self.first :], codes)
         return X
-
-    def features(self, X, kind="integer", mask_after_exit=False):
-        """Inputs of a predictor, (n, n_var) or (n, sum(categories)) float64.
-
-        mask_after_exit shows the predictor `active(X)`: what lies behind the exit is then constant.
-        """
-        one_of("features", kind, ("integer", "one_hot"))
-        X = self.active(X) if mask_after_exit else self.genotypes(X)
-        if kind == "integer":
-            return X.astype(np.float64)
-        starts = np.cumsum(self.categories) - self.categories
-        hot = np.zeros((len(X), self.categories.sum()))
-        np.put_along_axis(hot, starts + X - self.lower, 1.0, axis=1)
-        return hot
 
     def sample_genotypes(self, n, rng, by="search", depth_prior="uniform", repair=None):
         """Genotypes of n subnets, (n, n_var) int64.
@@ -263,10 +231,3 @@ def _index(values, legal):
     """Position of each value in `legal` (0 where it is not there), and whether it is there."""
     same = values[..., None] == np.array(legal)
     return same.argmax(axis=-1), same.any(axis=-1)
-
-
-def _constant(values):
-    """An array that is computed once and shared, so nobody may write to it."""
-    array = np.array(values, dtype=np.int64)
-    array.flags.writeable = False
-    return array

@@ -95,6 +95,12 @@ class Table:
             self.calibration, _exits(self.space, X), _sums(self.space, self._entries, X)
         )
 
+    def heads(self, X):
+        """Milliseconds of the exits themselves of genotypes' resolutions and widths, (n, S), as
+        timed."""
+        X = self.space.genotypes(X)
+        return self._entries[1][X[:, 0] * len(self.space.widths) + X[:, 1]]
+
 
 def _entries(space, rows):
     """ms of the stem (R * W,), of the exits (R * W, S) and of every code in every slot (R * W, 4 S,

@@ -21,6 +21,7 @@ ORDER = (
     ("cells", "machine"),
     "blocks",
     "plans",
+    "codes",
     ("genotypes", "subnet"),
     "arch",
     ("cost", "elastic"),

@@ -296,12 +296,12 @@ def test_lost_evaluations_of_weights_that_have_moved_on_are_refused(
 def _moved_on(original):
     """A search that dies after its first adaptation."""
 
-    def dying(space, evaluate, adapt, fit, *args, **kwargs):
+    def dying(task, start=None):
         def adapted(X, number):
-            adapt(X, number)
+            task.adapt(X, number)
             raise KeyboardInterrupt
 
-        return original(space, evaluate, adapted, fit, *args, **kwargs)
+        return original(task._replace(adapt=adapted), start)
 
     return dying
 

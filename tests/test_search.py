@@ -13,7 +13,8 @@ from nat_lib.errors import Refusal
 from nat_lib.search import pareto
 from nat_lib.search.archive import VERSIONS, Budget, Iteration, Version, distinct, initial, renew
 from nat_lib.search.candidates import propose, select_subset, unevenness
-from nat_lib.search.strategies import nat
+from nat_lib.search.guided import nat
+from nat_lib.search.task import Task
 
 TWO_STAGES = Space("BASE", resolutions=(48, 64), base_channels=(8, 8, 8))  # 2 * 2 * 7371^2 subnets
 EXITS = Space("EE_DP", resolutions=(48, 64), base_channels=(8, 8, 8))
@@ -47,10 +48,13 @@ class Formula:
     def fit(self, X, errors, rng):
         return self
 
-    def run(self, space, version, budget, seed=0, adapt=lambda X, number: None, **more):
-        return list(
-            nat(space, self.scores, adapt, self.fit, self.costs, version, budget, seed, **more)
-        )
+    def task(self, space, version, budget=None, seed=0, adapt=lambda X, number: None, **more):
+        """The `Task` of a search of this formula; `more` replaces its fields."""
+        known = space, self.scores, adapt, self.fit, self.costs
+        return Task(*known, version, budget or QUICK, seed)._replace(**more)
+
+    def run(self, space, version, budget, seed=0, start=None, **more):
+        return list(nat(self.task(space, version, budget, seed, **more), start))
 
 
 def any_formula(space, M, seed=0):
@@ -447,16 +451,8 @@ def test_the_search_finds_the_front_of_a_space_small_enough_to_combine(M, points
         subset_population=60,
         subset_generations=40,
     )
-    steps = nat(
-        TWO_STAGES,
-        formula.scores,
-        lambda X, number: None,
-        formula.fit,
-        formula.costs,
-        SMALL._replace(archive=60, candidates=25),
-        budget,
-        seed,
-    )
+    version = SMALL._replace(archive=60, candidates=25)
+    steps = nat(formula.task(TWO_STAGES, version, budget, seed))
     assert len(rows(wanted) & rows(next(steps).F)) < points / 4  # nothing that sampling finds
     assert any(rows(it.F[pareto.front(it.F)]) == rows(wanted) for it in steps)
 
@@ -519,8 +515,8 @@ def test_every_iteration_starts_from_another_random_state(M):
         drawn.append(rng.random())
         return formula
 
-    starts, adapt = [], lambda X, number: None
-    for _ in nat(TWO_STAGES, formula.scores, adapt, fit, formula.costs, SMALL, QUICK, 0):
+    starts = []
+    for _ in nat(formula.task(TWO_STAGES, SMALL, fit=fit)):
         starts += [formula.seen[0].tobytes()] if formula.seen else []
         formula.seen.clear()
     assert len(set(starts)) == 3 and len(set(drawn)) == 3
@@ -622,9 +618,7 @@ def test_every_column_belongs_to_the_cost_in_its_place(order):
     def evaluate(X):
         return np.column_stack([formula.scores(X), *(c(X) for c in costs)])
 
-    for it in nat(
-        TWO_STAGES, evaluate, lambda X, number: None, formula.fit, costs, SMALL, QUICK, 0
-    ):
+    for it in nat(formula.task(TWO_STAGES, SMALL, evaluate=evaluate, costs=costs)):
         for part, F in ((it.X, it.F), (it.candidates, it.measured)):
             assert all(np.array_equal(F[:, 1 + k], cost(part)) for k, cost in enumerate(costs))
 
@@ -643,14 +637,12 @@ def test_every_column_belongs_to_the_cost_in_its_place(order):
 def test_scores_that_do_not_fit_are_refused(F, what):
     formula = any_formula(TWO_STAGES, 2)
     with pytest.raises(Refusal, match=what):
-        next(
-            nat(TWO_STAGES, lambda X: F(len(X)), None, formula.fit, formula.costs, SMALL, QUICK, 0)
-        )
+        next(nat(formula.task(TWO_STAGES, SMALL, evaluate=lambda X: F(len(X)))))
 
 
 def test_an_archive_of_another_run_and_an_unknown_crossover_are_refused():
     formula = any_formula(TWO_STAGES, 2)
-    start = next(nat(TWO_STAGES, formula.scores, None, formula.fit, formula.costs, SMALL, QUICK, 0))
+    start = next(nat(formula.task(TWO_STAGES, SMALL)))
     for wrong in (start._replace(F=start.F[:, :1]), start._replace(X=start.X[:-1])):
         with pytest.raises(Refusal, match="this very run"):
             formula.run(TWO_STAGES, SMALL, QUICK, start=wrong)
@@ -661,18 +653,8 @@ def test_an_archive_of_another_run_and_an_unknown_crossover_are_refused():
 def test_the_name_and_note_of_a_fallback_are_kept():
     formula = any_formula(TWO_STAGES, 2)
     used = SimpleNamespace(predict=formula.predict, name="Ridge", note="LGBM predicts a constant")
-    it = list(
-        nat(
-            TWO_STAGES,
-            formula.scores,
-            lambda X, number: None,
-            lambda X, errors, rng: used,
-            formula.costs,
-            SMALL,
-            QUICK._replace(iterations=1),
-            0,
-        )
-    )[1]
+    budget = QUICK._replace(iterations=1)
+    it = list(nat(formula.task(TWO_STAGES, SMALL, budget, fit=lambda X, errors, rng: used)))[1]
     assert it.predictor == ("Ridge", "LGBM predicts a constant")
 
 

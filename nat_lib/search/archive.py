@@ -60,8 +60,8 @@ class Budget(NamedTuple):
 
 
 class Iteration(NamedTuple):
-    """The state after one iteration; 0 is the initial archive. The first four fields are enough to
-    go on from."""
+    """What is known after one iteration; 0 is the initial archive. The first four fields and
+    `state` are enough to go on from."""
 
     number: int
     X: Genotypes  # the archive
@@ -73,6 +73,7 @@ class Iteration(NamedTuple):
     measured: Any = None  # their objective values, before the adaptation
     predictor: tuple = ("", "")  # (name of what predicted, note)
     quality: Any = None  # rmse, pearson, spearman, kendall of predicted against measured
+    state: Any = None  # what a strategy has learnt besides, {name: array}
 
 
 # -------------------------------------------------------------------------------------- the archive

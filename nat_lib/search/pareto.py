@@ -92,21 +92,27 @@ def crowding(F: Values) -> Float[np.ndarray, " n"]:
     return distance
 
 
-def survive(F: Values, n: int, rng: np.random.Generator, seed_directions: int = 42) -> Indices:
+def survive(
+    F: Values,
+    n: int,
+    rng: np.random.Generator,
+    seed_directions: int = 42,
+    rule: str | None = None,
+) -> Indices:
     """Indices (n,) of the rows that stay, ascending; all of them if there are no more than n.
     Thesis 3.3.4.
 
-    One objective: the smallest errors. Two: rank by rank and, of the rank that does not fit, the
-                   least crowded (ties at
-    random). Three and more: NSGA-III with n reference directions. Give distinct subnets: a copy
-    takes a place.
+    One objective: the smallest errors. Several, by `rule`: "crowding" = rank by rank and, of the
+    rank that does not fit, the least crowded (ties at random; NSGA-II); "directions" = n reference
+    directions (NSGA-III); None = crowding of two, directions of three and more. Give distinct
+    subnets: a copy takes a place.
     """
     F = points(F)
     if n >= len(F):
         return np.arange(len(F))
     if F.shape[1] == 1:
         kept = np.argsort(F[:, 0], kind="stable")[:n]
-    elif F.shape[1] == 2:
+    elif (rule or ("crowding" if F.shape[1] == 2 else "directions")) == "crowding":
         kept = _rank_and_crowding(F, n, rng)
     else:
         kept = _by_directions(F, n, rng, seed_directions)

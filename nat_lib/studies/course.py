@@ -28,7 +28,8 @@ def save(cell, step, **more):
         "predictor": step.predictor,
         "quality": step.quality,
     }
-    files.write_json(cell.path(f"iterations/{step.number:02d}.json"), values | more)
+    learnt = {"state": step.state} if step.state else {}
+    files.write_json(cell.path(f"iterations/{step.number:02d}.json"), values | learnt | more)
 
 
 def paths(cell):
@@ -74,6 +75,7 @@ def _iteration(row, space, m):
         np.array(row["measured"], float).reshape(-1, m),
         tuple(row["predictor"]),
         quality,
+        {name: np.array(v, float) for name, v in row["state"].items()} if "state" in row else None,
     )
 
 

@@ -13,7 +13,9 @@ from nat_lib.studies.phases import batches_of, recipe_for
 
 def configured(params, data, curriculum="eps"):
     """Table 5.2 as this profile makes it: one row per phase with its learning rate, epochs and
-    optimiser steps."""
+    optimiser steps; what it says of the epochs of another curriculum does not count."""
+    if params["curriculum"] != curriculum:
+        params = params | {"epochs": None}
     rows = []
     for phase in CURRICULA[curriculum]:
         r = recipe_for(phase, params, phase.teacher)

@@ -21,6 +21,7 @@ from nat_lib.search import objectives
 from nat_lib.search.archive import VERSIONS, Budget, Version
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.strategies import DEFAULT, STRATEGIES
+from nat_lib.search.task import Task
 from nat_lib.studies import course, inputs, scoring, warmup
 from nat_lib.studies.adaptation import Evaluate
 from nat_lib.studies.returned import returned
@@ -199,19 +200,9 @@ def _search(run, warm, data, workers, processes, out):
     evaluate = Evaluate(run, warm, data, workers, processes, out)
     if done and strategy.adapts:
         evaluate.version = done[-1].number
-    steps = strategy.function(
-        run.space,
-        evaluate,
-        evaluate.adapt,
-        evaluate.fit,
-        evaluate.costs,
-        run.version,
-        run.budget,
-        p["seed"],
-        start=done[-1] if done else None,
-        crossover=p["crossover"],
-        depth_prior=p["depth_prior"],
-    )
+    known = run.space, evaluate, evaluate.adapt, evaluate.fit, evaluate.costs
+    task = Task(*known, run.version, run.budget, p["seed"], p["crossover"], p["depth_prior"])
+    steps = strategy.function(task, done[-1] if done else None)
     began, left = time.perf_counter(), run.budget.iterations + 1 - len(done)
     for step in machine.progress(steps, f"{cell.name}, iterations", left):
         if ranks()[0] == 0:

@@ -1,0 +1,136 @@
+"""Search strategies on exact tables: what notebook 09 left, as frames.
+
+Hypervolumes are shares of the true front's.  Intervals are Student's over seeds, at 95 %; ranks are
+compared as Demsar does (JMLR 7, 2006): Friedman's test, then Nemenyi's critical difference.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import friedmanchisquare, studentized_range
+
+from nat_lib.cells import read_report
+from nat_lib.results import stats
+from nat_lib.results.claims import judge
+from nat_lib.results.printed import printed
+from nat_lib.results.values import COPIES, Store
+from nat_lib.search.strategies import STRATEGIES
+
+STUDY = "search_strategies"
+ENOUGH = 0.95  # share of the true hypervolume
+ALPHA = 0.05
+COLUMNS = ["table", "noise", "strategy", "label", "seed", "evaluations"]
+MEASURES = ["hypervolume", "test", "regret"]
+
+
+def tables(out) -> pd.DataFrame:
+    """One row per table that strategies ran on: name, noise."""
+    found = runs(out)
+    return found[["table", "noise"]].drop_duplicates().reset_index(drop=True)
+
+
+def runs(out) -> pd.DataFrame:
+    """One row per strategy, seed and look: table, noise, evaluations, hypervolume, test, regret."""
+    parts = []
+    for path in sorted((Path(out) / STUDY).glob("*/*/runs.csv")):
+        params = read_report(path.parent)["params"]
+        told = {"table": params["table"], "noise": float(params["noise"])}
+        label = STRATEGIES[params["strategy"]].label
+        parts.append(pd.read_csv(path).assign(**told, label=label))
+    every = pd.concat(parts) if parts else pd.DataFrame(columns=[*COLUMNS, *MEASURES])
+    order = every.strategy.map(list(STRATEGIES).index) if parts else every.strategy
+    every = every.assign(order=order).sort_values(
+        ["table", "noise", "order", "seed", "evaluations"], kind="stable"
+    )
+    return every[[*COLUMNS, *MEASURES]].reset_index(drop=True)
+
+
+def anytime(found) -> pd.DataFrame:
+    """Mean of every measure over seeds after so many evaluations, and the 95 % interval [low, high]
+    of the hypervolume's."""
+    keys = ["table", "noise", "strategy", "label", "evaluations"]
+    groups = found.groupby(keys, sort=False)
+    means = groups[MEASURES].mean()
+    half = groups.hypervolume.apply(_half).reindex(means.index)
+    means = means.assign(low=means.hypervolume - half, high=means.hypervolume + half)
+    return means.assign(seeds=groups.size()).reset_index()
+
+
+def _half(values):
+    """Half of Student's 95 % interval of a mean."""
+    return stats.half_width(values.std() / np.sqrt(len(values)), len(values))
+
+
+def reached(found, share=ENOUGH) -> pd.DataFrame:
+    """Per strategy the median number of evaluations to a share of the true hypervolume, inf where
+    most seeds do not get there, and the share of seeds that do."""
+    rows = []
+    keys = ["table", "noise", "strategy", "label"]
+    for key, some in found.groupby(keys, sort=False):
+        enough = some[some.hypervolume >= share].groupby("seed").evaluations.min()
+        first = enough.reindex(some.seed.unique()).fillna(np.inf)
+        told: dict[str, Any] = dict(zip(keys, key, strict=True))
+        told |= {"evaluations": float(first.median()), "seeds": float(np.isfinite(first).mean())}
+        rows.append(told)
+    return pd.DataFrame(rows, columns=[*keys, "evaluations", "seeds"])
+
+
+def ranks(found, measure="hypervolume") -> pd.DataFrame:
+    """Mean rank of every strategy at the end of its runs, 1 the best, per table and noise; the
+    critical difference and the p-value of Friedman's test are the same in all its rows."""
+    rows = []
+    for (table, noise), some in found.groupby(["table", "noise"], sort=False):
+        last = some.groupby(["strategy", "label", "seed"], sort=False)[measure].last()
+        wide = last.unstack("seed").dropna(axis=1)
+        if min(wide.shape) < 2:
+            continue
+        mean = wide.rank(ascending=False).mean(axis=1)
+        told = {"table": table, "noise": noise, "critical": critical(*wide.shape)}
+        told["p_value"] = friedman(wide)
+        for (strategy, label), rank in mean.items():
+            rows.append(told | {"strategy": strategy, "label": label, "rank": rank})
+    columns = ["table", "noise", "strategy", "label", "rank", "critical", "p_value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def critical(k: int, n: int) -> float:
+    """Nemenyi's critical difference of mean ranks of k strategies over n seeds, at ALPHA."""
+    q = studentized_range.ppf(1 - ALPHA, k, np.inf) / np.sqrt(2)
+    return float(q * np.sqrt(k * (k + 1) / (6 * n)))
+
+
+def friedman(wide) -> float:
+    """p-value of Friedman's test of a frame strategies x seeds; NaN of fewer than three."""
+    return float(friedmanchisquare(*wide.to_numpy()).pvalue) if len(wide) > 2 else np.nan
+
+
+# ------------------------------------------------------------------------------------ the claims
+
+
+def judged(found, out, copies=COPIES) -> pd.DataFrame:
+    """The verdicts on the claims about search strategies, see `claims.judge`."""
+    return judge(store(found, out), printed("claims_search"), copies)
+
+
+def store(found, out) -> Store:
+    """bakeoff.hypervolume by strategy, noise ("none", "some") and at ("half", "end") of the
+    evaluations, a value per seed on the first table; bakeoff.single, what single exits reach."""
+    values = Store()
+    first = found[found.table == found.table.iloc[0]] if len(found) else found
+    rows = []
+    for (strategy, noise, seed), some in first.groupby(["strategy", "noise", "seed"], sort=False):
+        half = some[some.evaluations <= some.evaluations.max() / 2].hypervolume
+        told = {"strategy": strategy, "noise": "some" if noise else "none", "seed": seed}
+        rows += [told | {"at": "end", "value": some.hypervolume.iloc[-1]}]
+        rows += [told | {"at": "half", "value": half.iloc[-1]}]
+    frame = pd.DataFrame(rows, columns=["strategy", "noise", "seed", "at", "value"])
+    dims = ["strategy", "noise", "at"]
+    each = stats.over_seeds(frame.assign(single=0.0), dims, "value", "single")
+    values.fill("bakeoff.hypervolume", each.assign(comparable=True), dims)
+    for path in sorted((Path(out) / STUDY).glob("*/table_*/report.json")):
+        share = read_report(path.parent)["metrics"]["single_exits"]
+        values.add("bakeoff.single", {}, share)
+        break
+    return values

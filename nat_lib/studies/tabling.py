@@ -1,0 +1,150 @@
+"""Exact tables: every constant subnet of a trained supernet, with every set of its exits.
+
+One pass of a backbone keeps the logits of all its exits; what any set of them answers together is
+a weighted sum.  Batch norms are calibrated for the whole backbone: what lies before an exit does
+not depend on what lies behind it, so each score is that of the network extracted by itself.
+"""
+
+import hashlib
+from functools import partial
+
+import numpy as np
+
+from nat_lib import cells, files, machine, starts
+from nat_lib.cells import open_cell
+from nat_lib.cost import count
+from nat_lib.evaluate import prepare
+from nat_lib.exit_weights import supernet_weights
+from nat_lib.genotypes import as_text
+from nat_lib.latency import machine_of
+from nat_lib.search.table import ERRORS, Table
+from nat_lib.search.tied import EXITS, Tied
+from nat_lib.studies import inputs, scoring, warmup
+from nat_lib.studies.subsets import accuracies, exit_outputs
+
+STUDY = "search_strategies"
+
+
+def run_table(params, data, out):
+    """Score (or find finished) the whole tied space of `table_supernet`; the file of the table."""
+    space, nets, weights = supernets(params, data, out)
+    values = {
+        "dataset": data.name,
+        "supernet": space.name,
+        "space": space.to_dict(),
+        "weights": weights,
+        "n_classes": data.n_classes,
+        "exit_weights": params["exit_weights"],
+        "latency": params["table_latency"],
+        "data": inputs.identity(data),
+        "profile": params["profile"],
+    }
+    cell = open_cell(out, STUDY, f"{data.name}/table_{space.name}", values, __name__)
+    size = params["eval_batch_size"]
+    cells.compute(cell, partial(_made, cell, space, nets, data, size, out))
+    return cell.path("table.npz")
+
+
+def supernets(params, data, out):
+    """(space, {width: function that loads its supernet}, {width: hash of its weights}): those that
+    notebook 02 has trained, or the start that `table_start` names."""
+    name, start = params["table_supernet"], params["table_start"]
+    widths = [float(w) for w, names in sorted(params["supernets"].items()) if name in names]
+    if start:
+        of_start = params | {"plan": starts.plan_of(start), "base_channels": None}
+        space = inputs.space_of(of_start, name, params["train_resolutions"], widths[:1])
+        known = starts.identity(start)
+        load = partial(starts.start, start, space, widths[0], data.n_classes, 0, 0.0)
+        return space, {widths[0]: load}, {str(widths[0]): known.get("sha256", start)}
+    space = inputs.space_of(params, name, params["train_resolutions"], widths)
+    found = {}
+    for width in widths:
+        of = name_of_teacher(params), params["seeds"][0], params["curriculum"]
+        found[width] = warmup.trained_cell(out, params["dataset"], space, width, *of)
+    hashes = {str(w): files.sha256_of(c.path("best.safetensors")) for w, c in found.items()}
+    return space, {w: partial(warmup.trained_supernet, c, space) for w, c in found.items()}, hashes
+
+
+def name_of_teacher(params):
+    """The teacher of the supernets that a table is made of: the first that notebook 02 used."""
+    return params["teachers"][0]
+
+
+def _made(cell, space, nets, data, batch_size, out):
+    """Score every backbone, a line of the cell's memory each; leave the table, return metrics."""
+    tied = Tied(space)
+    votes = supernet_weights(cell.params["exit_weights"], space.n_stages)
+    votes = votes if space.early_exits else (1.0,)
+    masks = np.array([[e in some for e in space.exits] for some in tied.votes])
+    X = tied.every()
+    backbones = X[X[:, EXITS] == tied.upper[EXITS]]
+    archs = [arch for arch, _ in tied.decode(backbones)]
+    loaded = {width: load().to(data.device) for width, load in nets.items()}
+
+    def measure(i):
+        arch = archs[i]
+        network = prepare(loaded[arch.width], arch, data, arch.resolution, exits="all")
+        side = arch.resolution
+        val = exit_outputs(network, data.eval_batches("val", side, batch_size))
+        test = data.test_batches(side, batch_size, why=f"{cell.name}, the whole tied space")
+        row = {"digest": hashlib.sha256(val.logits.cpu().numpy().tobytes()).hexdigest()[:16]}
+        for name, outputs in zip(ERRORS, (val, exit_outputs(network, test)), strict=True):
+            row[name] = 100 - accuracies(outputs, masks * np.array(votes))[:, 0]
+        return row
+
+    memory = scoring.Memory(cell, "backbones")
+    rows = memory.measured(0, [as_text(x) for x in backbones], measure)
+    columns = {name: _spread(tied, [row[name] for row in rows]) for name in ERRORS}
+    columns = {name: v.astype(np.float32) for name, v in columns.items()}
+    columns |= _costs(tied, archs, data.n_classes)
+    about = {
+        "name": f"{data.name}_{space.name.lower()}",
+        "space": space.to_dict(),
+        "answers": "ensemble",
+        "votes": list(votes),
+        **{key: cell.params[key] for key in ("dataset", "weights", "data", "n_classes")},
+        "images": {part: len(rows) for part, rows in data.rows.items()},
+    }
+    if cell.params["latency"]:
+        table = scoring.block_table(space, data.n_classes, data.device, out)
+        columns["latency_ms"] = _latencies(tied, archs, table)
+        about["machine"] = machine_of(data.device)
+    made = Table(columns, np.array([row["digest"] for row in rows]), about)
+    made.save(cell.path("table.npz"))
+    singles = X[[len(tied.votes[code]) == 1 for code in X[:, EXITS]]]
+    return {
+        "hash": made.hash,
+        "networks": tied.size,
+        "backbones": len(backbones),
+        "front": len(made.front()),
+        "best_top1": float(100 - made.columns["val_error"].min()),
+        "single_exits": made.hypervolume(singles),
+    }
+
+
+def _spread(tied, per_backbone):
+    """(size,) values in the order of `Tied.every` of (backbones, masks) ones."""
+    shape = [n for v, n in enumerate(tied.shape) if v != EXITS]
+    values = np.asarray(per_backbone).reshape(*shape, tied.shape[EXITS])
+    return np.moveaxis(values, -1, EXITS).ravel()
+
+
+def _costs(tied, archs, n_classes):
+    """{params, macs_tp: (size,)} exact: the backbone up to the last exit that answers, and the
+    heads of all that do."""
+    per_mask = [count(archs, tied.space, n_classes, exits=some) for some in tied.votes]
+    return {
+        name: _spread(tied, np.stack([frame[name].to_numpy() for frame in per_mask], axis=1))
+        for name in ("params", "macs_tp")
+    }
+
+
+def _latencies(tied, archs, table):
+    """(size,) milliseconds: the network that leaves at the last exit, and the other heads."""
+    encoded = tied.space.encode(archs)
+    columns = []
+    for some in machine.progress(tied.votes, "latencies"):
+        X = encoded.copy()
+        X[:, 2] = some[-1] - 1
+        columns.append(table.latency(X) + table.heads(X)[:, [e - 1 for e in some[:-1]]].sum(1))
+    return _spread(tied, np.stack(columns, axis=1))

@@ -1,0 +1,416 @@
+"""Exact tables: the tied space, what a table knows, how one is made, strategies judged on it."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from nat_lib import cells, data, files
+from nat_lib.arch import Space
+from nat_lib.cost import count
+from nat_lib.errors import Refusal
+from nat_lib.evaluate import evaluate, prepare, score
+from nat_lib.search import evolution, growing, guided, policies, ties
+from nat_lib.search.archive import Budget, Version
+from nat_lib.search.strategies import STRATEGIES
+from nat_lib.search.table import Table, load, shipped
+from nat_lib.search.task import Task
+from nat_lib.search.tied import EXITS, Tied
+from nat_lib.studies import bakeoff, tabling
+from nat_lib.supernet import Supernet
+
+SPACE = Space("EE_D", (16, 20, 24, 28, 32), (1.0,), (8, 8, 16, 24, 32, 40))
+GROWS = Version("integer", "search", "fill", 1, 20, 10, "append", "fixed", "last")
+
+
+def synthetic(space=SPACE, seed=0, answers="ensemble"):
+    """A table whose errors are a curve of the choices, and noise."""
+    tied, rng = Tied(space, answers), np.random.default_rng(seed)
+    X = tied.every()
+    share = X / np.maximum(tied.upper, 1)
+    exits = np.array([len(some) for some in tied.votes])[X[:, EXITS]]
+    last = np.array([some[-1] for some in tied.votes])[X[:, EXITS]]
+    size = share @ [1.0, 0, 0, 0.3, 0.4, 0.5, 0] + last / 5 + 0.1 * exits
+    error = 70 - 12 * size + 3 * (size - 2) ** 2 + rng.normal(0, 0.6, tied.size)
+    macs = (1 + 3 * share[:, 0]) * (1 + share[:, 4]) * (1 + share[:, 5]) * last * 1e5 + 2e4 * exits
+    columns = {"val_error": error.astype(np.float32), "macs_tp": macs.astype(np.int64)}
+    columns["test_error"] = (error + rng.normal(0, 0.5, tied.size)).astype(np.float32)
+    columns["params"] = (macs / 10).astype(np.int64)
+    about = {"name": "synthetic", "space": space.to_dict(), "answers": answers}
+    return Table(columns, np.array(["0"] * (tied.size // len(tied.votes))), about)
+
+
+@pytest.fixture(scope="module")
+def table():
+    return synthetic()
+
+
+# --------------------------------------------------------------------------------- the tied space
+
+
+def test_a_tied_space_is_listed_encoded_and_decoded():
+    tied = Tied(SPACE)
+    assert tied.size == 5 * 31 * 27 == 4185
+    X = tied.every()
+    assert np.array_equal(tied.index(X), np.arange(tied.size))
+    assert len({(arch.canonical(), exits) for arch, exits in tied.decode(X)}) == tied.size
+    archs = [SPACE.arch(20, exit=x, depth=2, kernel=5, expand=4) for x in SPACE.exits]
+    assert [(a.canonical(), e) for a, e in tied.decode(tied.encode(archs))] == [
+        (a.canonical(), (a.exit,)) for a in archs
+    ]
+    single = Tied(SPACE, "single")
+    assert single.size == 675 and single.votes == tuple((e,) for e in SPACE.exits)
+
+
+def test_both_widths_have_as_many_networks_as_the_specification_says():
+    both = Tied(Space("EE_D", (16, 20, 24, 28, 32), (1.0, 1.2), (8, 8, 16, 24, 32, 40)))
+    assert both.size == 8370 and both.size // len(both.votes) == 270
+
+
+def test_what_is_not_tied_or_not_there_is_refused():
+    mixed = SPACE.arch(kernel=(3, *[5] * 19))
+    with pytest.raises(Refusal, match="one value per network"):
+        Tied(SPACE).encode([mixed])
+    with pytest.raises(Refusal, match="answers"):
+        Tied(SPACE, "several")
+    with pytest.raises(Refusal, match="legal are"):
+        Tied(SPACE).index([[9, 0, 0, 0, 0, 0, 0]])
+
+
+def test_a_predictor_sees_which_exits_answer():
+    tied = Tied(SPACE)
+    Z = tied.features(tied.every())
+    assert Z.shape == (tied.size, tied.n_var - 1 + 5)
+    assert np.array_equal(Z[:, -5:].sum(1), [len(e) for _, e in tied.decode(tied.every())])
+
+
+# --------------------------------------------------------------------------------- what it knows
+
+
+def test_a_query_is_a_look_up_in_the_units_of_the_objectives(table):
+    X = table.space.every()[[7, 4000]]
+    F = table.query(X, "acc+params+macs", "test")
+    at = table.space.index(X)
+    assert np.array_equal(F[:, 0], table.columns["test_error"][at])
+    assert np.array_equal(F[:, 1], table.columns["params"][at] / 1e6)
+    assert np.array_equal(F[:, 2], table.columns["macs_tp"][at] / 1e6)
+    with pytest.raises(Refusal, match="holds no latency"):
+        table.query(X, "acc+latency")
+
+
+def test_the_true_front_is_that_of_brute_force(table):
+    F = table.values()
+    worse = (F[:, None, :] >= F[None]).all(2) & (F[:, None, :] > F[None]).any(2)
+    wanted = {tuple(x) for x in table.space.every()[~worse.any(1)]}
+    assert {tuple(x) for x in table.front()} == wanted
+    assert table.hypervolume(table.front()) == 1.0
+    assert table.hypervolume(table.space.every()) == pytest.approx(1.0)
+    assert table.hypervolume(table.space.every()[:0]) == 0.0
+
+
+def test_several_exits_are_never_worse_than_one(table):
+    """By inclusion."""
+    X = table.space.every()
+    singles = X[[len(table.space.votes[code]) == 1 for code in X[:, EXITS]]]
+    assert len(singles) == 675 and table.hypervolume(singles) <= 1.0
+
+
+def test_regret_is_what_the_best_cheap_network_is_better(table):
+    F = table.values()
+    cheap = F[F[:, 1] <= 0.25 * F[:, 1].max(), 0]
+    X = table.space.every()[:40]
+    mine = table.query(X)
+    found = mine[mine[:, 1] <= 0.25 * F[:, 1].max(), 0].min()
+    assert table.regret(X, limit=0.25) == pytest.approx(found - cheap.min())
+    assert table.regret(table.front()) == 0
+    assert table.regret(X[:0]) == np.inf
+
+
+def test_a_table_comes_back_from_its_file_and_damage_is_told(table, tmp_path):
+    path = tmp_path / "some.npz"
+    table.save(path)
+    back = load(str(path))
+    assert back.hash == table.hash and np.array_equal(back.values(), table.values())
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(Refusal, match="is no table"):
+        load(str(path))
+    with pytest.raises(Refusal, match="or a file"):
+        load("nowhere")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_tables_that_ship_are_whole(name):
+    found = load(name)
+    assert found.about["name"] == name and len(found.front()) > 5
+    assert all(np.isfinite(v).all() for v in map(np.asarray, found.columns.values()))
+    assert len(found.digests) == found.space.size // len(found.space.votes)
+
+
+# ----------------------------------------------------------------------------------- how it is made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(params, data, net, table) of an untrained supernet with two sizes and two stages."""
+    place = tmp_path_factory.mktemp("table")
+    space = Space("EE_D", (16, 20), (1.0,), (8, 8, 16))
+    found = data.load("digits", train_images=200, val_images=60, test_images=60)
+    net = Supernet(space, 1.0, found.n_classes, seed=3)
+    params = {"eval_batch_size": 32, "exit_weights": "DESC", "table_latency": False}
+    params |= {"profile": "test", "threads": 1}
+    nets = {1.0: lambda: net}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tabling, "supernets", lambda *args: (space, nets, {"1.0": "seed 3"}))
+        path = tabling.run_table(params, found, place)
+        again = tabling.run_table(params, found, place / "again")
+    return found, net, load(str(path)), load(str(again)), path
+
+
+def test_a_table_regenerates_to_the_bit(made):
+    *_, first, again, _ = made
+    assert first.hash == again.hash and np.array_equal(first.digests, again.digests)
+
+
+def test_a_single_exit_scores_as_the_subnet_does(made):
+    found, net, table, *_ = made
+    tied = table.space
+    X = tied.every()
+    for x in X[[len(tied.votes[code]) == 1 for code in X[:, EXITS]]][::9]:
+        [(arch, _)] = tied.decode(x[None])
+        record = evaluate(net, arch, found, 32)
+        [error] = table.columns["val_error"][tied.index(x[None])]
+        assert error == np.float32(100 - record.val_top1)
+        assert table.columns["params"][tied.index(x[None])] == record.params
+        assert table.columns["macs_tp"][tied.index(x[None])] == record.macs_tp
+
+
+def test_several_exits_score_and_cost_as_the_extracted_network(made):
+    found, net, table, *_ = made
+    tied, votes = table.space, table.about["votes"]
+    X = tied.every()
+    for x in X[[len(tied.votes[code]) == 2 for code in X[:, EXITS]]][::11]:
+        [(arch, exits)] = tied.decode(x[None])
+        network = prepare(net, arch, found, arch.resolution, exits)
+        batches = found.eval_batches("val", arch.resolution, 32)
+        top1 = score(network, batches, [votes[e - 1] for e in exits]).top1
+        assert table.columns["val_error"][tied.index(x[None])] == np.float32(100 - top1)
+        [cost] = count([arch], tied.space, found.n_classes, exits=exits).itertuples()
+        assert table.columns["params"][tied.index(x[None])] == cost.params
+        trained = sum(p.numel() for p in net.extract(arch, exits).parameters())
+        assert cost.params == trained
+
+
+def test_a_killed_making_goes_on_with_the_next_backbone(made, tmp_path, monkeypatch):
+    found, net, table, _, path = made
+    lines = (path.parent / "backbones.0.jsonl").read_text().splitlines(keepends=True)
+    params = {"eval_batch_size": 32, "exit_weights": "DESC", "table_latency": False}
+    params |= {"profile": "test", "threads": 1}
+    space = table.space.space
+    given = space, {1.0: lambda: net}, {"1.0": "seed 3"}
+    monkeypatch.setattr(tabling, "supernets", lambda *args: given)
+    passes = []
+    usual = tabling.prepare
+
+    def counted(*args, **kwargs):
+        if len(passes) == 10:
+            raise KeyboardInterrupt
+        passes.append(args)
+        return usual(*args, **kwargs)
+
+    monkeypatch.setattr(tabling, "prepare", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tabling.run_table(params, found, tmp_path)
+    passes.clear()
+    monkeypatch.setattr(tabling, "prepare", lambda *a, **k: passes.append(a) or usual(*a, **k))
+    assert load(str(tabling.run_table(params, found, tmp_path))).hash == table.hash
+    assert len(passes) == len(lines) - 10
+
+
+# ------------------------------------------------------------------------------ strategies on it
+
+
+def task_on(table, version=GROWS, budget=None, seed=0, predict=None):
+    """A `Task` on a table whose predictor knows the truth, unless told otherwise."""
+
+    class Exact:
+        name, note = "exact", ""
+
+        def predict(self, X):
+            return table.query(X)[:, 0]
+
+    costs = [lambda X: table.query(X)[:, 1]]
+    known = table.space, table.query, lambda X, n: None, lambda X, y, rng: predict or Exact(), costs
+    return Task(*known, version, budget or Budget(10, 20, 20, 5, 30, 10), seed)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_runs_on_a_table_and_again_the_same(table, name):
+    rows = bakeoff.one_run(table, name, 60, 0.0, 0, "ridge")
+    assert rows == bakeoff.one_run(table, name, 60, 0.0, 0, "ridge")
+    volumes = [row["hypervolume"] for row in rows]
+    assert [row["evaluations"] for row in rows] == bakeoff.looks(60)
+    assert volumes == sorted(volumes) and 0 < volumes[0] and volumes[-1] <= 1
+
+
+def test_a_run_counts_networks_once_and_scores_no_more_than_it_may(table):
+    seen = bakeoff.Seen(table, 0.0, 0)
+    X = table.space.every()[:5]
+    assert np.array_equal(seen(X), seen(X[::-1])[::-1])
+    assert len(seen.X) == 5
+    noisy = bakeoff.Seen(table, 2.0, 0)
+    assert np.array_equal(noisy(X), noisy(X)) and not np.array_equal(noisy(X), seen(X))
+    assert np.array_equal(noisy(X)[:, 1], seen(X)[:, 1])
+
+
+def test_a_noisy_run_is_judged_by_the_truth(table):
+    rows = bakeoff.one_run(table, "random", 60, 30.0, 0, "ridge")
+    assert all(row["hypervolume"] <= 1 for row in rows)
+    assert (
+        rows[-1]["hypervolume"]
+        < bakeoff.one_run(table, "random", 60, 0.0, 0, "ridge")[-1]["hypervolume"]
+    )
+
+
+def test_random_search_is_its_own_prefix(table):
+    seen = [bakeoff.Seen(table, 0.0, 0) for _ in range(2)]
+    for some, iterations in zip(seen, (2, 5), strict=True):
+        budget = Budget(iterations, 20, 20, 5, 30, 10)
+        list(evolution.random_search(task_on(table, budget=budget)._replace(evaluate=some)))
+    assert np.array_equal(seen[0].X, seen[1].X[: len(seen[0].X)])
+
+
+def test_pnas_without_limits_lists_the_whole_space():
+    tiny = synthetic(Space("EE_D", (16, 20), (1.0,), (8, 8, 16)))
+    n = tiny.space.size
+    version = GROWS._replace(archive=5, candidates=n)
+    budget = Budget(tiny.space.n_var, 20, 20, 5, 30, 10)
+    *_, last = growing.pnas(task_on(tiny, version, budget), beam=n)
+    assert sorted(tiny.space.index(last.X)) == list(range(n))
+
+
+def test_ofa_proposes_nothing_above_its_limit(table):
+    first, *others = guided.ofa(task_on(table))
+    limits = first.state["limits"]
+    assert len(limits) == 3 and all(len(step.candidates) for step in others)
+    for step in others:
+        assert (step.measured[:, 1] <= limits[step.number % 3]).all()
+
+
+def test_one_elite_lives_in_a_bin_and_none_gets_worse(table):
+    first, *others = evolution.binned_elites(task_on(table))
+    best = {}
+    for step in others:
+        bins = np.digitize(np.log(step.F[:, 1]), first.state["edges"])
+        assert len(set(bins)) == len(bins)
+        for at, error in zip(bins, step.F[:, 0], strict=True):
+            assert error <= best.get(at, np.inf)
+            best[at] = error
+
+
+def test_nsganet_on_a_table_is_nat_with_a_growing_archive(table):
+    a, b = ([s.X for s in f(task_on(table))] for f in (guided.nat, guided.nsganet))
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_motif_moves_all_of_its_variables():
+    space = Space("EE_D", base_channels=(8, 8, 16))
+    whole, stages, blocks = ties.levels(space)
+    assert [len(g) for g in whole] == [1, 1, 1, 8, 4, 2]
+    assert [len(g) for g in stages] == [4, 2, 1, 4, 2, 1]
+    assert [len(g) for g in blocks] == [1] * 8
+    [single] = ties.levels(Tied(space))
+    assert [g.tolist() for g in single] == [[v] for v in range(7)]
+
+
+def test_compound_scaling_begins_with_the_family_of_the_largest_exit(table):
+    _, second, *_ = growing.compound(task_on(table))
+    found = table.space.decode(second.candidates)
+    assert all(exits == (5,) for _, exits in found)
+    middle = [a.kernel[0] == 5 for a, _ in found]
+    assert sum(middle) > 3 and middle == sorted(middle, reverse=True)
+    macs = second.measured[middle, 1].tolist()
+    assert macs == sorted(macs)
+
+
+def test_greedy_growth_adds_one_exit(table):
+    space = table.space
+    grown = growing._one_more(space, np.array([0, 0, 0b00101 - 1, 0, 0, 0, 0]))
+    assert [space.votes[x[2]] for x in grown] == [(1, 2, 3), (1, 3, 4), (1, 3, 5)]
+    one = Space("EE_D", base_channels=(8, 8, 16))
+    x = one.encode([one.arch(exit=1)])[0]
+    assert [y[2] for y in growing._one_more(one, x)] == [1]
+
+
+# --------------------------------------------------------------------------------- learnt policies
+
+
+def test_the_policy_gradient_is_the_enumerated_one():
+    """Two variables of two and three values: the mean over draws and the exact sum."""
+    categories, rng = np.array([2, 3]), np.random.default_rng(0)
+    logits = rng.normal(size=(2, 3))
+    value = rng.normal(size=(2, 3))
+    law = policies.probabilities(logits, categories)
+    assert law[0, 2] == 0 and np.allclose(law.sum(1), 1)
+    exact = np.zeros((2, 3))
+    for a, b in product(range(2), range(3)):
+        hot = np.zeros((2, 3))
+        hot[0, a] = hot[1, b] = 1
+        exact += law[0, a] * law[1, b] * value[a, b] * (hot - law)
+    codes = policies.drawn(law, 200_000, rng)
+    rewards = value[codes[:, 0], codes[:, 1]]
+    found = policies.policy_gradient(logits, categories, codes, rewards)
+    assert np.abs(found - exact).max() < 0.01 < np.abs(exact).max()
+
+
+def test_the_entropy_gradient_is_that_of_differences():
+    logits, categories = np.array([[0.3, -1.0, 0.5]]), np.array([3])
+
+    def entropy(z):
+        p = softmax(z[0])
+        return -(p * np.log(p)).sum()
+
+    slopes = [
+        (entropy(logits + 1e-6 * hot) - entropy(logits - 1e-6 * hot)) / 2e-6 for hot in np.eye(3)
+    ]
+    assert np.allclose(policies.entropy_gradient(logits, categories)[0], slopes, atol=1e-6)
+
+
+def test_mnasnets_reward_prefers_the_cheaper_of_equal_accuracy():
+    F = np.array([[20.0, 1.0], [20.0, 2.0], [20.0, 4.0]])
+    rewards = policies.reward(F, 2.0)
+    assert rewards[1] == 80 and np.allclose(rewards, 80 * (F[:, 1] / 2) ** -0.07)
+    assert np.array_equal(policies.reward(F[:, :1], 1.0), [80, 80, 80])
+
+
+def test_learnt_policies_find_the_optimum_of_a_separable_reward():
+    categories, rng = np.array([3, 4, 2]), np.random.default_rng(0)
+    best = np.array([2, 1, 1])
+    values = np.zeros((3, 4, 4))
+    logits = np.zeros((3, 4))
+    for number in range(200):
+        rows = policies.walked(values, categories, max(0.1, 1 - number / 100), 10, rng)
+        for row in rows:
+            policies.update(values, categories, row, (row == best).mean())
+        codes = policies.drawn(policies.probabilities(logits, categories), 10, rng)
+        gains = (codes == best).mean(1) - 0.5
+        logits += policies.RATE * policies.policy_gradient(logits, categories, codes, gains)
+    assert np.array_equal(policies.walked(values, categories, 0.0, 1, rng)[0], best)
+    assert np.array_equal(logits.argmax(1), best)
+
+
+def test_strategies_that_learn_keep_what_they_know_in_the_file_of_the_iteration(table):
+    for name in ("reinforce", "q_learning", "binned_elites", "ofa", "ga", "compound"):
+        first, *_ = STRATEGIES[name].function(task_on(table))
+        assert first.state and all(isinstance(v, np.ndarray) for v in first.state.values())
+        files.plain(first.state)
+
+
+def test_the_study_leaves_cells_that_know_their_table(table, tmp_path):
+    params = {"table_seeds": 2, "table_evaluations": 50, "predictor": "ridge", "profile": "test"}
+    report = bakeoff.run_strategy(params, table, "nsga2", 0.0, tmp_path)
+    assert 0 < report["metrics"]["hypervolume"] <= 1
+    assert report["params"]["hash"] == table.hash
+    again = bakeoff.run_strategy(params, table, "nsga2", 0.0, tmp_path)
+    assert again == report
+    assert cells.read_report(tmp_path / "search_strategies/synthetic/nsga2") == report
