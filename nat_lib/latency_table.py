@@ -96,9 +96,7 @@ class Table:
         )
 
     def heads(self, X):
-        """Milliseconds of the exits themselves of genotypes' resolutions and widths, (n, S), as
-        timed."""
-        X = self.space.genotypes(X)
+        """Milliseconds of all exits as timed, (n, S), at the genotypes' resolutions and widths."""
         return self._entries[1][X[:, 0] * len(self.space.widths) + X[:, 1]]
 
 
@@ -144,11 +142,8 @@ def _exits(space, X):
 def _sums(space, entries, X):
     """Sum of the rows of every genotype, (n,) ms."""
     stem, exits, blocks = entries
-    place, last, slots = (
-        X[:, 0] * len(space.widths) + X[:, 1],
-        _exits(space, X) - 1,
-        np.arange(blocks.shape[1]),
-    )
+    place, last = X[:, 0] * len(space.widths) + X[:, 1], _exits(space, X) - 1
+    slots = np.arange(blocks.shape[1])
     codes = np.where(slots // space.slots > last[:, None], 0, X[:, space.first :])
     return stem[place] + exits[place, last] + blocks[place[:, None], slots, codes].sum(axis=1)
 

@@ -46,7 +46,7 @@ ORDER = (
     "residual",
     ("baselines", "latency", "latency_table"),
     "evaluate",
-    ("data", "search"),
+    ("data", "search", "stopping"),
     "studies",
     "results",
     "report",

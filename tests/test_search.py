@@ -51,7 +51,8 @@ class Formula:
     def task(self, space, version, budget=None, seed=0, adapt=lambda X, number: None, **more):
         """The `Task` of a search of this formula; `more` replaces its fields."""
         known = space, self.scores, adapt, self.fit, self.costs
-        return Task(*known, version, budget or QUICK, seed)._replace(**more)
+        task = Task(*known, version, budget or QUICK, seed, cheap=lambda X, share: self.scores(X))
+        return task._replace(**more)
 
     def run(self, space, version, budget, seed=0, start=None, **more):
         return list(nat(self.task(space, version, budget, seed, **more), start))

@@ -11,10 +11,12 @@ from nat_lib.arch import Space
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import evaluate, prepare, score
-from nat_lib.search import evolution, growing, guided, policies, ties
+from nat_lib.report import bakeoff as drawn
+from nat_lib.results import bakeoff as results
+from nat_lib.search import evolution, fidelity, growing, guided, pareto, policies, ties
 from nat_lib.search.archive import Budget, Version
 from nat_lib.search.strategies import STRATEGIES
-from nat_lib.search.table import Table, load, shipped
+from nat_lib.search.table import CHEAP, Table, load, shipped
 from nat_lib.search.task import Task
 from nat_lib.search.tied import EXITS, Tied
 from nat_lib.studies import bakeoff, tabling
@@ -36,6 +38,8 @@ def synthetic(space=SPACE, seed=0, answers="ensemble"):
     macs = (1 + 3 * share[:, 0]) * (1 + share[:, 4]) * (1 + share[:, 5]) * last * 1e5 + 2e4 * exits
     columns = {"val_error": error.astype(np.float32), "macs_tp": macs.astype(np.int64)}
     columns["test_error"] = (error + rng.normal(0, 0.5, tied.size)).astype(np.float32)
+    for share, name in CHEAP.items():
+        columns[name] = (error + rng.normal(0, 0.3 / share**0.5, tied.size)).astype(np.float32)
     columns["params"] = (macs / 10).astype(np.int64)
     about = {"name": "synthetic", "space": space.to_dict(), "answers": answers}
     return Table(columns, np.array(["0"] * (tied.size // len(tied.votes))), about)
@@ -170,6 +174,20 @@ def made(tmp_path_factory):
 def test_a_table_regenerates_to_the_bit(made):
     *_, first, again, _ = made
     assert first.hash == again.hash and np.array_equal(first.digests, again.digests)
+    for column in CHEAP.values():
+        assert np.array_equal(first.columns[column], again.columns[column])
+
+
+def test_a_cheap_error_is_that_of_every_third_or_ninth_image(made):
+    found, net, table, *_ = made
+    tied = table.space
+    x = tied.encode([tied.arch()])
+    network = prepare(net, tied.arch(), found, tied.arch().resolution)
+    [(images, labels)] = found.eval_batches("val", tied.arch().resolution, 60)
+    for share in CHEAP:
+        some = slice(None, None, round(1 / share))
+        wanted = 100 - score(network, [(images[some], labels[some])]).top1
+        assert table.cheap(x, share)[0, 0] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_a_single_exit_scores_as_the_subnet_does(made):
@@ -241,7 +259,8 @@ def task_on(table, version=GROWS, budget=None, seed=0, predict=None):
 
     costs = [lambda X: table.query(X)[:, 1]]
     known = table.space, table.query, lambda X, n: None, lambda X, y, rng: predict or Exact(), costs
-    return Task(*known, version, budget or Budget(10, 20, 20, 5, 30, 10), seed)
+    budget = budget or Budget(10, 20, 20, 5, 30, 10)
+    return Task(*known, version, budget, seed, cheap=table.cheap)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -306,6 +325,43 @@ def test_one_elite_lives_in_a_bin_and_none_gets_worse(table):
         for at, error in zip(bins, step.F[:, 0], strict=True):
             assert error <= best.get(at, np.inf)
             best[at] = error
+
+
+def test_halving_keeps_exactly_the_best_third_of_every_rung_and_costs_what_it_says(table):
+    rungs, seen = [], bakeoff.Seen(table, 0.0, 0)
+
+    def cheap(X, share):
+        F = seen.cheap(X, share)
+        rungs.append((share, X, F))
+        return F
+
+    task = task_on(table, GROWS._replace(candidates=9))._replace(evaluate=seen, cheap=cheap)
+    before = None
+    for step in fidelity.halving(task):
+        if before is not None:
+            (ninth, X, F), (third, Y, _) = rungs
+            assert (ninth, third) == (1 / 9, 1 / 3) and (len(X), len(Y)) == (27, 9)
+            order = pareto.rank(F)
+            assert sorted(order)[8] >= max(order[[x.tolist() in Y.tolist() for x in X]])
+            assert {x.tobytes() for x in step.candidates} <= {y.tobytes() for y in Y}
+            assert len(step.candidates) == 3
+            assert seen.total - before <= fidelity.cost_of(9) + 1e-9 == 9 + 1e-9
+        before = seen.total
+        rungs.clear()
+    with pytest.raises(Refusal, match="share of the images"):
+        next(fidelity.halving(task._replace(cheap=None)))
+
+
+def test_a_correction_finds_a_planted_bias_and_switches_itself_off_without_one():
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(60, 4))
+    full = rng.uniform(10, 40, 60)
+    cheap = full - (3 + Z @ [1.0, -2.0, 0.5, 0.0])
+    found, helps = fidelity.corrected(cheap[:40], full[:40], Z[:40], Z[40:], cheap[40:])
+    assert helps and np.allclose(found, full[40:], atol=1e-2)
+    noise = full + rng.normal(0, 1, 60)
+    kept, helps = fidelity.corrected(noise[:20], full[:20], Z[:20], Z[40:], noise[40:])
+    assert not helps and np.array_equal(kept, noise[40:])
 
 
 def test_nsganet_on_a_table_is_nat_with_a_growing_archive(table):
@@ -404,6 +460,94 @@ def test_strategies_that_learn_keep_what_they_know_in_the_file_of_the_iteration(
         first, *_ = STRATEGIES[name].function(task_on(table))
         assert first.state and all(isinstance(v, np.ndarray) for v in first.state.values())
         files.plain(first.state)
+
+
+def test_what_a_front_is_worth_elsewhere(table, tmp_path):
+    itself = bakeoff.transferred(table, table)
+    assert (itself["tau"], itself["hypervolume"], itself["regret"]) == (1, 1, 0)
+    other = synthetic(seed=5)
+    found = bakeoff.transferred(table, other)
+    assert 0.5 < found["tau"] < 1 and 0.5 < found["hypervolume"] < 1
+    bakeoff.run_transfer({"profile": "test"}, table, other, tmp_path)
+    [row] = results.transfers(tmp_path).to_dict("records")
+    assert row["tau"] == found["tau"]
+    differs = synthetic(Space("EE_D", (16, 20), (1.0,), (8, 8, 16)))
+    bakeoff.run_transfer({"profile": "test"}, table, differs, tmp_path / "none")
+    assert results.transfers(tmp_path / "none").empty
+
+
+# -------------------------------------------------------------------------- what is made of them
+
+
+@pytest.fixture(scope="module")
+def compared(table, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compared")
+    params = {"tables": ["one"], "table_strategies": ["nsga2", "compound", "random"]}
+    params |= {"table_noise": [0, 2], "table_seeds": 4, "table_evaluations": 100}
+    params |= {"predictor": "ridge", "profile": "test"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bakeoff, "opened", lambda *args: table)
+        bakeoff.run(params, None, out)
+    return out
+
+
+def test_means_intervals_and_evaluations_to_a_share(compared):
+    found = results.runs(compared)
+    assert len(found) == 2 * 3 * 4 * len(bakeoff.looks(100))
+    means = results.anytime(found)
+    assert (means.low <= means.hypervolume).all() and means.seeds.eq(4).all()
+    some = found[(found.strategy == "nsga2") & (found.noise == 0)]
+    last = some[some.evaluations == 100].hypervolume
+    row = means[(means.strategy == "nsga2") & (means.noise == 0)].iloc[-1]
+    assert row.hypervolume == pytest.approx(last.mean())
+    half = row.hypervolume - row.low
+    assert half == pytest.approx(3.182446 * last.std() / 2, rel=1e-5)  # Student's, three degrees
+    share = last.min() * 0.999
+    reached = results.reached(found, share).set_index(["strategy", "noise"])
+    first = some[some.hypervolume >= share].groupby("seed").evaluations.min()
+    assert reached.evaluations["nsga2", 0] == first.median() and reached.seeds["nsga2", 0] == 1
+    assert np.isinf(results.reached(found, 2.0).evaluations).all()
+
+
+def test_ranks_and_the_critical_difference(compared):
+    ranks = results.ranks(results.runs(compared))
+    quiet = ranks[ranks.noise == 0].set_index("strategy")
+    assert quiet["rank"].sum() == 1 + 2 + 3 and quiet["rank"].idxmin() == "nsga2"
+    # Demsar's table 5: q = 2.343 for three and 2.728 for five at 0.05
+    assert results.critical(3, 6) == pytest.approx(2.343 * (3 * 4 / 36) ** 0.5, abs=1e-3)
+    assert results.critical(5, 10) == pytest.approx(2.728 * (5 * 6 / 60) ** 0.5, abs=1e-3)
+    assert 0 <= quiet.p_value.iloc[0] <= 1
+    one = results.runs(compared).query("strategy == 'nsga2'")
+    assert results.ranks(one).empty
+
+
+def test_bars_join_what_the_seeds_cannot_part():
+    assert drawn.cliques([1.0, 1.5, 2.4, 5.0], 1.0) == [(1.0, 1.5), (1.5, 2.4)]
+    assert drawn.cliques([1.0, 1.5, 1.9], 1.0) == [(1.0, 1.9)]
+    assert drawn.cliques([1.0, 3.0], 1.0) == []
+
+
+def test_claims_are_judged_where_their_strategies_ran(compared):
+    found = results.runs(compared)
+    verdicts = results.judged(found, compared).set_index("id").verdict
+    assert verdicts["T06"] == "reproduced"
+    assert verdicts["T01"].startswith("not run")
+    store = results.store(found, compared)
+    last = found[(found.strategy == "random") & (found.noise == 0) & (found.evaluations == 100)]
+    dims = {"strategy": "random", "errors": "exact", "at": "end"}
+    [i] = store.select("bakeoff.hypervolume", dims)
+    assert store.values[i].value == pytest.approx(last.hypervolume.mean())
+
+
+def test_figures_show_every_strategy_that_ran_and_say_where_none_did(compared):
+    found = results.runs(compared)
+    shown = drawn.anytime(results.anytime(found)).rows
+    assert set(shown.label) == {"NSGA-II", "compound scaling", "random search"}
+    assert set(shown.noise) == {0}
+    assert len(drawn.fronts(results.fronts(compared)).rows) == 2 * len(results.fronts(compared))
+    assert len(drawn.critical_difference(results.ranks(found)).rows) == 3
+    for figure in (drawn.anytime, drawn.fronts, drawn.critical_difference):
+        assert figure(results.anytime(found)[:0])
 
 
 def test_the_study_leaves_cells_that_know_their_table(table, tmp_path):

@@ -25,10 +25,50 @@ COLUMNS = ["table", "noise", "strategy", "label", "seed", "evaluations"]
 MEASURES = ["hypervolume", "test", "regret"]
 
 
+def fronts(out) -> pd.DataFrame:
+    """The true front of every table: table, choices, exits that answer, val_top1, test_top1, macs
+    (millions)."""
+    parts = [
+        pd.read_csv(folder / "front.csv", dtype={"exits": str}).assign(table=params["table"])
+        for folder, params, _ in _cells(out, "front")
+    ]
+    columns = ["table", "resolution", "width", "exits", "kernel", "expand", "depth", "level"]
+    columns += ["val_top1", "test_top1", "macs"]
+    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+
+
 def tables(out) -> pd.DataFrame:
-    """One row per table that strategies ran on: name, noise."""
-    found = runs(out)
-    return found[["table", "noise"]].drop_duplicates().reset_index(drop=True)
+    """One row per table: networks, how many are on the front, best top-1, the share of the true
+    hypervolume that networks with a single exit reach."""
+    rows = [{"table": params["table"]} | metrics for _, params, metrics in _cells(out, "front")]
+    return pd.DataFrame(rows, columns=["table", "networks", "front", "best_top1", "single_exits"])
+
+
+def fidelities(out) -> pd.DataFrame:
+    """How cheaper views of the networks of every table rank them, see
+    `studies.bakeoff.fidelities`."""
+    parts = [
+        pd.read_csv(folder / "fidelity.csv").assign(table=params["table"])
+        for folder, params, _ in _cells(out, "front")
+    ]
+    columns = ["table", "view", "tau", "corrected", "helps", "networks"]
+    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def transfers(out) -> pd.DataFrame:
+    """What the front of one table is worth on another: see `studies.bakeoff.transferred`."""
+    rows = [
+        {"table": params["table"], "other": params["other"]} | metrics
+        for _, params, metrics in _cells(out, "to_*")
+    ]
+    return pd.DataFrame(rows, columns=["table", "other", "tau", "hypervolume", "regret"])
+
+
+def _cells(out, name):
+    """(folder, parameters, metrics) of the finished cells of a name, of every table."""
+    for path in sorted((Path(out) / STUDY).glob(f"*/{name}/report.json")):
+        report = read_report(path.parent)
+        yield path.parent, report["params"], report["metrics"]
 
 
 def runs(out) -> pd.DataFrame:
@@ -115,22 +155,20 @@ def judged(found, out, copies=COPIES) -> pd.DataFrame:
 
 
 def store(found, out) -> Store:
-    """bakeoff.hypervolume by strategy, noise ("none", "some") and at ("half", "end") of the
+    """bakeoff.hypervolume by strategy, errors ("exact", "noisy") and at ("half", "end") of the
     evaluations, a value per seed on the first table; bakeoff.single, what single exits reach."""
     values = Store()
     first = found[found.table == found.table.iloc[0]] if len(found) else found
     rows = []
     for (strategy, noise, seed), some in first.groupby(["strategy", "noise", "seed"], sort=False):
         half = some[some.evaluations <= some.evaluations.max() / 2].hypervolume
-        told = {"strategy": strategy, "noise": "some" if noise else "none", "seed": seed}
+        told = {"strategy": strategy, "errors": "noisy" if noise else "exact", "seed": seed}
         rows += [told | {"at": "end", "value": some.hypervolume.iloc[-1]}]
         rows += [told | {"at": "half", "value": half.iloc[-1]}]
-    frame = pd.DataFrame(rows, columns=["strategy", "noise", "seed", "at", "value"])
-    dims = ["strategy", "noise", "at"]
+    frame = pd.DataFrame(rows, columns=["strategy", "errors", "seed", "at", "value"])
+    dims = ["strategy", "errors", "at"]
     each = stats.over_seeds(frame.assign(single=0.0), dims, "value", "single")
     values.fill("bakeoff.hypervolume", each.assign(comparable=True), dims)
-    for path in sorted((Path(out) / STUDY).glob("*/table_*/report.json")):
-        share = read_report(path.parent)["metrics"]["single_exits"]
+    for share in tables(out).single_exits[:1]:
         values.add("bakeoff.single", {}, share)
-        break
     return values

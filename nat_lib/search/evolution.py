@@ -82,16 +82,16 @@ def _targets(task, now):
 def nsga2(task, start=None):
     """NSGA-II on measured values: parents and survivors by non-dominated rank, then the least
     crowded.  Source: Deb et al. 2002."""
-    return steps(task, start, _bred, keep=_by("crowding"))
+    return steps(task, start, bred, keep=by_rule("crowding"))
 
 
 def nsga3(task, start=None):
     """NSGA-III on measured values: survivors by reference directions.  Source: Deb and Jain
     2014."""
-    return steps(task, start, _bred, keep=_by("directions"))
+    return steps(task, start, bred, keep=by_rule("directions"))
 
 
-def _bred(task, now, rng):
+def bred(task, now, rng):
     """New children of tournaments by non-dominated rank and crowding."""
     order = _by_rank(now.F)
     return fresh(task, now.X, lambda n: crossed(task, now.X, order, n, rng))
@@ -105,7 +105,7 @@ def _by_rank(F):
     return np.lexsort((-lonely, rank))
 
 
-def _by(rule):
+def by_rule(rule):
     """What keeps the archive as the version says, its survivors chosen by a rule."""
 
     def keep(task, now, candidates, measured, rng):
@@ -173,7 +173,7 @@ def motifs(task, start=None):
 
         return fresh(task, now.X, draw)
 
-    return steps(task, start, propose, keep=_by("crowding"))
+    return steps(task, start, propose, keep=by_rule("crowding"))
 
 
 # ------------------------------------------------------------------------------------- operators

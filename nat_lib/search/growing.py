@@ -3,7 +3,7 @@
 import numpy as np
 
 from nat_lib.search import pareto
-from nat_lib.search.archive import distinct, sample
+from nat_lib.search.archive import distinct
 from nat_lib.search.task import fresh, growing, iteration, opened, renewed, steps
 from nat_lib.search.ties import levels
 
@@ -115,9 +115,8 @@ def greedy_exits(task, start=None):
         def draw(n):
             nonlocal grown
             some, grown = grown[:n], grown[n:]
-            if len(some) == n:
-                return some
-            rest = sample(task.space, task.version, n - len(some), now.X, rng, task.depth_prior)
+            law = task.version.sampling, task.depth_prior
+            rest = task.space.sample_genotypes(n - len(some), rng, *law)
             return np.concatenate([some, rest])
 
         return fresh(task, now.X, draw)

@@ -138,6 +138,13 @@ def tree(Z: Features, y: Targets, seed: int, threads: int) -> Expert:
     return lambda Q: grown.predict(Q.astype(np.float32), check_input=False)
 
 
+def forest(Z: Features, y: Targets, seed: int, threads: int) -> Expert:
+    """A random forest, the predictor of AttentiveNAS, arXiv:2011.09011."""
+    from sklearn.ensemble import RandomForestRegressor
+
+    return _fitted(RandomForestRegressor(random_state=seed, n_jobs=threads), Z, y)
+
+
 def interpolant(Z: Features, y: Targets, seed: int, threads: int, merge: bool = False) -> Expert:
     """The cubic radial basis function interpolant with a linear tail: it passes through every row
     of Z.
@@ -240,6 +247,7 @@ PREDICTORS = {
     "mlp": Predictor(mlp, "MLP", "#888888"),
     "e2epp": Predictor(trees, "E2EPP", "#DDAA33"),
     "carts": Predictor(tree, "CARTS", "#997700"),
+    "forest": Predictor(forest, "Forest", "#BBAA44"),
     "gp": Predictor(gaussian_process, "GP", "#88CCEE"),
     "svr": Predictor(support_vectors, "SVR", "#BBBBBB"),
     "ridge": Predictor(ridge, "Ridge", "#3377BB"),

@@ -15,7 +15,7 @@ yields : Iteration 0, the first archive, then one after each of `budget.iteratio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nat_lib.search import evolution, growing, guided, policies
+from nat_lib.search import evolution, fidelity, growing, guided, policies
 
 
 class Strategy(NamedTuple):
@@ -43,6 +43,7 @@ STRATEGIES = {
     "pnas": Strategy(growing.pnas, "PNAS", "#117733", fits=True),
     "nsga2": Strategy(evolution.nsga2, "NSGA-II", "#CC3311"),
     "nsga3": Strategy(evolution.nsga3, "NSGA-III", "#EE99AA"),
+    "halving": Strategy(fidelity.halving, "NSGA-II, halving", "#661100"),
     "motifs": Strategy(evolution.motifs, "motif mutation", "#882255"),
     "regularised_evolution": Strategy(
         evolution.regularised_evolution, "regularised evolution", "#EE7733"

@@ -27,13 +27,15 @@ from nat_lib.search.tied import Tied
 FOLDER = Path(__file__).with_name("tables")  # of those that ship with the kit
 ERRORS = ("val_error", "test_error")  # percent
 COLUMNS = {**dict.fromkeys(ERRORS, np.float32), **dict.fromkeys(("params", "macs_tp"), np.int64)}
+CHEAP = {1 / 9: "val_error_9", 1 / 3: "val_error_3"}  # on that share of the validation images
 EXAMPLE = "acc+macs"
 
 
 class Table:
     """Scores and costs of all networks of a `Tied` space.
 
-    columns : {name: (size,)}: ERRORS, params, macs_tp, and latency_ms where it was measured
+    columns : {name: (size,)}: ERRORS, params, macs_tp, and, where they were measured, latency_ms
+              and the errors of CHEAP
     digests : (backbones,) the beginning of a hash of every backbone's logits on validation
     about   : what it is of: name, space, answers, data, weights, votes, images, machine
     """
@@ -69,6 +71,12 @@ class Table:
     @cached_property
     def _values(self):
         return {}
+
+    def cheap(self, X, share: float, text: str = EXAMPLE):
+        """As `query`, the error on a share of the validation images, a key of CHEAP."""
+        F = self.query(X, text)
+        F[:, 0] = self.columns[CHEAP[share]][self.space.index(X)]
+        return F
 
     def _column(self, name, split):
         if name == ERROR:

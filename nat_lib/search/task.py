@@ -35,6 +35,8 @@ class Task(NamedTuple):
     costs    : functions X -> (n,), one per column of F after the first, in that order
     version  : sizes of the archive and of what is scored;  budget : of the whole search
     crossover, depth_prior : of those who have a use for it
+    cheap    : (X, share) -> F, measured on that share of the images, for that share of the cost;
+               None: nothing here measures so
     """
 
     space: Any
@@ -47,6 +49,7 @@ class Task(NamedTuple):
     seed: int
     crossover: str = "uniform"
     depth_prior: str = "uniform"
+    cheap: Callable | None = None
 
     @property
     def M(self) -> int:

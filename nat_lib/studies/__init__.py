@@ -78,6 +78,13 @@ STUDIES = {
         parts=parts.arms,
         work="nat_lib.studies.work:training_strategies",
     ),
+    "search_strategies": Study(
+        switches.SearchStrategies,
+        models.Tabling,
+        after=("aep_study", "ofav2_eps"),  # stop rules are replayed on the curves of the former
+        parts=parts.tables,
+        work="nat_lib.studies.work:search_strategies",
+    ),
     "take_home": Study(
         switches.TakeHome,
         models.Worth,

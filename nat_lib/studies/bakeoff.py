@@ -5,31 +5,42 @@ of what it saw, judged by what the table knows of it: free of noise, and on the 
 """
 
 from functools import partial
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
+from scipy.stats import kendalltau
 
 from nat_lib import cells, files
 from nat_lib.cells import open_cell
 from nat_lib.machine import progress, stream
 from nat_lib.search import ensemble, pareto
 from nat_lib.search.archive import Budget, Version
+from nat_lib.search.fidelity import corrected
 from nat_lib.search.strategies import STRATEGIES
-from nat_lib.search.table import EXAMPLE, load
+from nat_lib.search.table import CHEAP, EXAMPLE, load
 from nat_lib.search.task import Task
+from nat_lib.search.tied import EXITS
 from nat_lib.studies import tabling
+from nat_lib.studies.parts import MADE
 
-MADE = "made"  # the table of the supernets at hand, among those that ship
 ARCHIVE, CANDIDATES = 0.2, 0.08  # shares of all evaluations: of the first archive, per iteration
 LOOKS = 20  # per run
 LIMIT = 0.25  # of the largest cost, at which regret is told
+SAMPLED, KNOWN = 560, 60  # networks whose ranks are compared; of these, to learn a correction from
 SMALLER = {"population": 40, "generations": 10, "subset_population": 60, "subset_generations": 30}
 
 
 def run(params, data, out):
-    """Make the table that is to be made, then run every strategy on every table."""
-    for name in params["tables"]:
-        table = opened(params, name, data, out)
+    """Make the table that is to be made, then run every strategy on every table.
+
+    data : () -> the images of the supernets; tables that are there need none
+    """
+    tables = [opened(params, name, data, out) for name in params["tables"]]
+    for one, other in permutations(tables, 2):
+        run_transfer(params, one, other, out)
+    for table in tables:
+        run_front(params, table, out)
         for noise in params["table_noise"]:
             said = f"{table.about['name']}, strategies"
             for strategy in progress(params["table_strategies"], said):
@@ -41,6 +52,75 @@ def opened(params, name, data, out):
     if name != MADE:
         return load(name)
     return load(str(tabling.run_table(params, data(), out)))
+
+
+def run_front(params, table, out):
+    """Leave the true front of a table, and what single exits reach; the report of the cell."""
+    values = {"table": table.about["name"], "hash": table.hash, "profile": params["profile"]}
+    cell = open_cell(out, tabling.STUDY, f"{table.about['name']}/front", values, __name__)
+    return cells.compute(cell, partial(_front, cell, table))
+
+
+def _front(cell, table):
+    X, tied = table.front(), table.space
+    rows = []
+    for x, val, test in zip(X, table.query(X), table.query(X, split="test"), strict=True):
+        values = {name: v[i] for (name, v), i in zip(tied.axes.items(), x, strict=True)}
+        values["exits"] = " ".join(map(str, values["exits"]))
+        scores = {"val_top1": 100 - val[0], "test_top1": 100 - test[0], "macs": val[1]}
+        rows.append(values | scores)
+    files.write_csv(cell.path("front.csv"), pd.DataFrame(rows))
+    files.write_csv(cell.path("fidelity.csv"), fidelities(table))
+    every = tied.every()
+    alone = np.array([len(some) == 1 for some in tied.votes])[every[:, EXITS]]
+    return {
+        "networks": tied.size,
+        "front": len(X),
+        "single_exits": table.hypervolume(every[alone]),
+        "best_top1": float(rows[0]["val_top1"]),
+    }
+
+
+def fidelities(table):
+    """How cheaper views rank SAMPLED networks of a table: a row per view with Kendall's tau to the
+    full validation errors, before and after a correction learnt from KNOWN of them."""
+    rng = stream(0, "fidelity of a table")
+    X = table.space.every()[rng.permutation(table.space.size)[:SAMPLED]]
+    full, Z = table.query(X)[:, 0], table.space.features(X)
+    views = {f"1/{round(1 / share)} of the images": table.cheap(X, share) for share in CHEAP}
+    views["test split"] = table.query(X, split="test")
+    rows = []
+    for name, F in views.items():
+        cheap, rest = F[:, 0], slice(KNOWN, None)
+        better, helps = corrected(cheap[:KNOWN], full[:KNOWN], Z[:KNOWN], Z[rest], cheap[rest])
+        taus = [kendalltau(seen, full[rest]).statistic for seen in (cheap[rest], better)]
+        told = {"view": name, "tau": taus[0], "corrected": taus[1], "helps": helps}
+        rows.append(told | {"networks": len(full) - KNOWN})
+    return pd.DataFrame(rows)
+
+
+def run_transfer(params, one, other, out):
+    """What the front of one table is worth on another of the same shape (or nothing, where shapes
+    differ): may one search on the first and ship on the second?"""
+    if one.space.shape != other.space.shape:
+        return
+    names = {"table": one.about["name"], "other": other.about["name"]}
+    values = names | {"hashes": [one.hash, other.hash], "profile": params["profile"]}
+    name = f"{names['table']}/to_{names['other']}"
+    cell = open_cell(out, tabling.STUDY, name, values, __name__)
+    cells.compute(cell, partial(transferred, one, other))
+
+
+def transferred(one, other):
+    """{"tau": of all networks' validation errors on both, "hypervolume": of the first's front as a
+    share of the second's, "regret": of its best at LIMIT of the MACs}."""
+    errors = (table.values()[:, 0] for table in (one, other))
+    front = one.front()
+    return {
+        "tau": float(kendalltau(*errors).statistic),
+        "hypervolume": other.hypervolume(front),
+        "regret": other.regret(front, limit=LIMIT),
+    }
 
 
 def run_strategy(params, table, strategy, noise, out):
@@ -79,12 +159,13 @@ def one_run(table, strategy, evaluations, noise, seed, predictor):
     seen = Seen(table, noise, seed)
     task = task_of(table, seen, evaluations, seed, predictor)
     for _ in STRATEGIES[strategy].function(task):
-        if len(seen.X) >= evaluations:
+        if seen.total >= evaluations:
             break
-    X, F = np.array(seen.X)[:evaluations], np.array(seen.F)[:evaluations]
+    X, F, spent = np.array(seen.X), np.array(seen.F), np.array(seen.spent)
     rows = []
     for n in looks(evaluations):
-        found = X[:n][pareto.front(F[:n])]
+        until = spent <= n
+        found = X[until][pareto.front(F[until])]
         row = {"evaluations": n, "hypervolume": table.hypervolume(found)}
         row |= {"test": table.hypervolume(found, split="test")}
         rows.append(row | {"regret": table.regret(found, limit=LIMIT)})
@@ -100,24 +181,42 @@ def looks(evaluations):
 class Seen:
     """What measures the networks of a table, once each: the cache and the counter of a run.
 
-    X, F : what was measured, in order;  noise : standard deviation that is added to an error
+    X, F, spent : what was measured in full, in order, and what had been spent by then, in full
+                  evaluations;  noise : standard deviation that is added to an error
     """
 
     def __init__(self, table, noise, seed):
-        self.table, self.known, self.X, self.F = table, {}, [], []
+        self.table, self.known, self.total = table, set(), 0.0
+        self.X, self.F, self.spent = [], [], []
         rng = stream(seed, "noise of a table")
         self.noise = noise * rng.standard_normal(table.space.size) if noise else None
 
     def __call__(self, X):
-        F = self.table.query(X)
-        if self.noise is not None:
-            # an error is a share of images: it stays within its bounds
-            F[:, 0] = np.clip(F[:, 0] + self.noise[self.table.space.index(X)], 0, 100)
+        F = self._noisy(X, self.table.query(X))
         for x, f in zip(X, F, strict=True):
-            if x.tobytes() not in self.known:
-                self.known[x.tobytes()] = True
+            if self._charged(x, 1.0):
                 self.X.append(x)
                 self.F.append(f)
+                self.spent.append(self.total)
+        return F
+
+    def cheap(self, X, share):
+        """Measured on a share of the images."""
+        for x in X:
+            self._charged(x, share)
+        return self._noisy(X, self.table.cheap(X, share))
+
+    def _charged(self, x, share):
+        """Whether this look at a network is a new one; if so it is paid for."""
+        key = x.tobytes(), share
+        is_new = key not in self.known
+        self.known.add(key)
+        self.total += share * is_new
+        return is_new
+
+    def _noisy(self, X, F):
+        if self.noise is not None:  # an error is a share of images: it stays within its bounds
+            F[:, 0] = np.clip(F[:, 0] + self.noise[self.table.space.index(X)], 0, 100)
         return F
 
 
@@ -136,4 +235,5 @@ def task_of(table, evaluate, evaluations, seed, predictor):
         return ensemble.fit(predictor, table.space, X, errors, rng=rng)
 
     costs = [lambda X: table.query(X)[:, 1]]
-    return Task(table.space, evaluate, lambda X, n: None, fit, costs, version, budget, seed)
+    known = table.space, evaluate, lambda X, n: None, fit, costs
+    return Task(*known, version, budget, seed, cheap=evaluate.cheap)

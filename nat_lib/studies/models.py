@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from nat_lib import baselines, plans
+from nat_lib import baselines, plans, starts
 from nat_lib.arms import ARMS
 from nat_lib.backbone_table import BACKBONES
 from nat_lib.data.catalogue import DATASETS
@@ -17,6 +17,7 @@ from nat_lib.recipes import RECIPES
 from nat_lib.search import objectives
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.predictors import PREDICTORS
+from nat_lib.search.strategies import STRATEGIES
 from nat_lib.studies.budgets import BUDGETS
 
 # ---------------------------------------------------------------------------- what may be asked for
@@ -189,6 +190,23 @@ class Arming(Shrinking):
     alone_epochs: Annotated[float, Field(gt=0)]
 
 
+class Tabling(Shrinking):
+    """How much of the comparison of search strategies on exact tables."""
+
+    table_supernet: Literal[*NETWORKS]
+    table_start: read_by(starts.parsed, "start") | None  # None: the supernets that are trained
+    table_latency: bool
+    # "made" of this supernet, one that ships, or a file
+    tables: Annotated[list[str], Field(min_length=1), AfterValidator(distinct)]
+    table_strategies: Annotated[
+        list[Literal[*STRATEGIES]], Field(min_length=1), AfterValidator(distinct)
+    ]
+    # standard deviation that is added to an error, in points
+    table_noise: Annotated[list[Weight], Field(min_length=1), AfterValidator(distinct)]
+    table_seeds: Count
+    table_evaluations: Annotated[int, Field(ge=25)]
+
+
 class Target(Common):
     """The data set that chapter 6 works on."""
 
@@ -277,7 +295,7 @@ class Worth(Searching):
     worth_most_epochs: Count  # more are not trained, whatever the budget
 
 
-class Profile(Pruning, Arming, Comparing, Worth, Posting):
+class Profile(Pruning, Arming, Tabling, Comparing, Worth, Posting):
     """How much of everything."""
 
     notebooks: list[Annotated[str, Field(pattern=r"^\d{2}$")]] | None = None  # None: all of them

@@ -1,6 +1,7 @@
 """How the cells of a study are cut into jobs: parts that share no cell and may run side by side."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from nat_lib.backbone_table import baseline_of
@@ -45,6 +46,7 @@ AEP_WORK = {
 UNKNOWN = 1.0  # work of a network without a row above
 # thesis 6.3.1 and 6.3.2: studies on one of the data sets of chapter 6
 RUN_ON = {"predictors": "cifar10", "strategies": "cifar100"}
+MADE = "made"  # the table of the supernets at hand, among those of notebook 09
 STRATEGIES = "1"  # version of the searches whose subnets the strategies are compared on
 # Data sets of chapter 6 beside CIFAR-10, CIFAR-100 and Tiny ImageNet; thesis section 6.2.
 FIRST_VERSION_ONLY = (
@@ -101,6 +103,19 @@ def arms(params: dict[str, Any]) -> Iterator[Part]:
     for arm in params["arms"]:
         for seed in params["seeds"]:
             yield Part(f"{arm}_s{seed}", None, {"arms": [arm], "seeds": [seed], "alone": 0}, 1.0)
+
+
+def tables(params: dict[str, Any]) -> Iterator[Part]:
+    """One part for the table that is made, with all its strategies; one per strategy of a table
+    that is there."""
+    for table in params["tables"]:
+        alone = {"tables": [table]}
+        if table == MADE:
+            yield Part(table, params["table_supernet"], alone, 6.0)
+            continue
+        for strategy in params["table_strategies"]:
+            label = f"{Path(table).stem}_{strategy}"
+            yield Part(label, None, alone | {"table_strategies": [strategy]}, 1.0)
 
 
 def predictors(params: dict[str, Any]) -> Iterator[Part]:

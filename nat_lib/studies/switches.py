@@ -144,6 +144,16 @@ class Natv2Phases(Warming):
     tradeoff_normalise: bool
 
 
+class SearchStrategies(Strict):
+    seeds: Seeds  # of the supernets; a table is made of the first one's
+    curriculum: Literal[*CURRICULA]  # by which they were trained
+    teachers: Annotated[list[Literal[*TEACHERS]], Field(min_length=1), AfterValidator(distinct)]
+    exit_weights: Literal["DESC", "ASC"]  # by which exits vote
+    predictor: Literal[*PREDICTORS]  # of the strategies that have one
+    tail_scaling: Literal["once", "twice"]
+    device: Literal["cpu", "cuda"]
+
+
 class TakeHome(Strict):
     seeds: Seeds
     other_outs: list[str]  # outputs folders of the same profile from other starts

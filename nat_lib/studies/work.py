@@ -40,6 +40,15 @@ def training_strategies(params: dict[str, Any], out: Path) -> None:
     strategies.run(params, eps.load_data(params), out)
 
 
+def search_strategies(params: dict[str, Any], out: Path) -> None:
+    """Make exact tables and run every search strategy on them."""
+    from functools import partial
+
+    from nat_lib.studies import bakeoff, eps
+
+    bakeoff.run(params, partial(eps.load_data, params), out)
+
+
 def predictors(params: dict[str, Any], out: Path) -> None:
     """Score subnets and fit every predictor to them."""
     from nat_lib.studies.predictors import run_predictors
