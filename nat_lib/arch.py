@@ -15,12 +15,15 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from nat_lib import exit_weights
 from nat_lib.blocks import BRANCHES, Branch, Place, after, levels_of, round8
 from nat_lib.errors import Refusal
+from nat_lib.exit_weights import MODES
 from nat_lib.genotypes import Genotypes
 from nat_lib.plans import NETWORKS, THESIS, Head, Layout, Plan, Stage, Tail, Value, one_of
 from nat_lib.subnet import Arch, Choices
 
+SINGLE = "single"  # one exit answers
 RESOLUTIONS = (48, 52, 56, 60, 64)
 WIDTHS = (1.0, 1.2)
 
@@ -57,6 +60,8 @@ class Space(Genotypes, Value):
                     1.2 their tails are multiplied by 1.2 twice, which makes them wider than those
                     of the baseline
     plan          : strides, activations, gates, legal choices and branches
+    answers       : "single" = a subnet answers by its last exit; or the weights, a key of
+                    `exit_weights.MODES`, by which any set of its exits votes
     """
 
     name: str
@@ -65,10 +70,12 @@ class Space(Genotypes, Value):
     base_channels: tuple[int, ...] | None = None
     tail_scaling: str = "once"
     plan: Plan = THESIS
+    answers: str = SINGLE
 
     def __post_init__(self):
         one_of("space name", self.name, NETWORKS)
         one_of("tail_scaling", self.tail_scaling, ("once", "twice"))
+        one_of("answers", self.answers, (SINGLE, *MODES))
         if self.base_channels is None:
             object.__setattr__(self, "base_channels", self.plan.channels)
         examples = {"resolutions": RESOLUTIONS, "widths": WIDTHS, "base_channels": THESIS.channels}
@@ -92,8 +99,10 @@ class Space(Genotypes, Value):
             raise Refusal(f"base_channels has {n} values: give the head and 1 to {most} stages")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; the plan of the thesis goes without saying."""
+        """As JSON; the plan of the thesis and single exits go without saying."""
         d = super().to_dict()
+        if self.answers == SINGLE:
+            del d["answers"]
         if self.plan == THESIS:
             del d["plan"]
         else:
@@ -103,7 +112,7 @@ class Space(Genotypes, Value):
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Self:
         plan = Plan.from_dict(d["plan"]) if "plan" in d else THESIS
-        return super().from_dict({**d, "plan": plan})
+        return super().from_dict({"answers": SINGLE, **d, "plan": plan})
 
     # ---- what the network is
 
@@ -132,6 +141,15 @@ class Space(Genotypes, Value):
     def exits(self) -> tuple[int, ...]:
         """Positions of the classifiers, from 1."""
         return tuple(range(1, self.n_stages + 1)) if self.early_exits else (self.n_stages,)
+
+    def vote(self, exits) -> tuple[float, ...]:
+        """Weights of sum 1 by which these exits (positions) vote."""
+        if len(exits) == 1:
+            return (1.0,)
+        mode = exit_weights.DEFAULT if self.answers == SINGLE else self.answers
+        every = exit_weights.votes(mode, self.n_stages)
+        mine = [every[i - 1] for i in exits]
+        return tuple(w / sum(mine) for w in mine)
 
     @cached_property
     def choices(self) -> Choices:
@@ -174,7 +192,7 @@ class Space(Genotypes, Value):
     def parts(self, arch: Arch, exits=None) -> Iterator[Part]:
         """What a subnet consists of, in the order in which an image passes: stem, blocks, and exits
         behind their stages; `exits` as in `kept`."""
-        kept = self.kept(exits) or (arch.exit,)
+        kept = self.kept(exits) or arch.answering
         layout, side = self.layout(arch.width), arch.resolution
         yield Part("stem", 0, 0, None, None, side)
         side = layout.head.side(side)
@@ -197,9 +215,10 @@ class Space(Genotypes, Value):
         kernel=None,
         expand=None,
         level=None,
+        also=(),
     ):
         """A checked Arch of this space; one number means "the same everywhere", a missing one the
-        largest value."""
+        largest value.  also : earlier exits that answer with the exit, none by default"""
         n = self.n_stages
         full = Arch(
             resolution=self.resolutions[-1] if resolution is None else resolution,
@@ -209,6 +228,7 @@ class Space(Genotypes, Value):
             kernel=_spread(self.kernels[-1] if kernel is None else kernel, n * self.slots),
             expand=_spread(self.expands[-1] if expand is None else expand, n * self.slots),
             level=_spread(self.levels[-1] if level is None else level, n * self.slots),
+            also=tuple(also),
         )
         return self.check(full)
 

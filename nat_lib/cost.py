@@ -37,11 +37,13 @@ def count(archs, space, n_classes=200, exits=None) -> pd.DataFrame:
     if isinstance(archs, np.ndarray):
         X = space.genotypes(archs)
         resolutions, ir, iw, codes = space.resolutions, X[:, 0], X[:, 1], X[:, space.first :]
-        last = X[:, 2] if space.early_exits else np.full(len(X), space.n_stages - 1)
+        answering = [space.votes[c] for c in X[:, 2]] if _several(space) else None
+        last = _last(space, X)
     else:
         resolution, iw, exit, codes = space.columns(archs, stages=kept and kept[-1])
         sizes, ir = np.unique(resolution, return_inverse=True)
         resolutions, last = tuple(sizes.tolist()), exit - 1
+        answering = [a.answering for a in archs] if any(a.also for a in archs) else None
         codes = codes.reshape(len(codes), space.slots * space.n_stages)
     tables = _tables(space, n_classes, resolutions)
     place = ir * len(space.widths) + iw
@@ -51,7 +53,29 @@ def count(archs, space, n_classes=200, exits=None) -> pd.DataFrame:
         total[:, part] = _sum_entries(
             tables, place[part], last[part], codes[part], kept, space.slots
         )
+    if answering and kept is None:
+        total += _further_heads(tables[1], place, answering)
     return pd.DataFrame(total.T, columns=COLUMNS, copy=False)
+
+
+def _several(space):
+    """May several exits of a subnet answer?"""
+    return len(space.votes) > len(space.exits)
+
+
+def _last(space, X):
+    """(n,) stage of the last exit that answers, from 0."""
+    if not space.early_exits:
+        return np.full(len(X), space.n_stages - 1)
+    return space.last_exits[X[:, 2]] - 1
+
+
+def _further_heads(tails, place, answering):
+    """(3, n): the exits that answer beside the last one.  tails (3, R * W, S)"""
+    others = np.zeros((len(place), tails.shape[2]), dtype=np.int64)
+    for row, some in zip(others, answering, strict=True):
+        row[[e - 1 for e in some[:-1]]] = 1
+    return (tails[:, place] * others).sum(axis=2)
 
 
 def _sum_entries(tables, place, last, codes, kept, slots):
@@ -80,7 +104,7 @@ def layers(arch, space, n_classes=200, exits=None) -> pd.DataFrame:
 
     Blocks count from 1; the layers of an exit have block 0 of the stage they follow.
     """
-    kept = space.kept(exits) or (arch.exit,)
+    kept = space.kept(exits) or arch.answering
     space.columns([arch], stages=kept[-1])
     layout, rows = space.layout(arch.width), []
     for part in space.parts(arch, kept):

@@ -248,7 +248,8 @@ def distilled(
               the labels alone, with all its exits (`weights`), and its logits teach the others
     loss, kd : keys of DISTILL and TARGETS
     mix     : weights of the labels and of the teacher in a student's loss
-    all_exits : students train all exits up to their own in one pass, by the mean of their losses
+    all_exits : students train all exits up to their own in one pass, by the mean of their losses;
+                otherwise those that answer
     part    : arch -> the module whose gradients its pass filled, where that is not all of the net
     largest_only : students drop nothing
     """
@@ -269,7 +270,7 @@ def distilled(
         target = teacher.targets(x) if teacher else None
         for arch in subnets(x, y, step):
             several = all_exits or target is None
-            positions = exits_until(net.space, arch) if several else (arch.exit,)
+            positions = exits_until(net.space, arch) if several else arch.answering
             ledger.passed_subnet(net, arch, positions, x, ledger.TRAINING)
             with quiet(net) if largest_only and target else nullcontext():
                 logits = [o.float() for o in net(x, arch, exits=positions)]

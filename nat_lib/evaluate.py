@@ -207,6 +207,9 @@ def families(archs, space) -> list[list[int]]:
     of: dict[Arch, list[int]] = {}
     for i in sorted(range(len(archs)), key=lambda i: -archs[i].exit):
         family = of.get(archs[i].canonical())
+        if archs[i].also:
+            found.append([i])
+            continue
         if family is None:
             family = []
             found.append(family)
@@ -227,6 +230,10 @@ def score_many(net, archs, data, batches) -> Iterator[tuple[int, Score]]:
     """
     for family in families(archs, net.space):
         deepest = archs[family[0]]
+        if deepest.also:  # its vote is its own
+            network = prepare(net, deepest, data, deepest.resolution)
+            yield family[0], score(network, batches(deepest.resolution))
+            continue
         exits = sorted({archs[i].exit for i in family})
         network = prepare(net, deepest, data, deepest.resolution, exits)
         totals = _totals(network, batches(deepest.resolution), [1.0] * len(exits))

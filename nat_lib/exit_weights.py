@@ -49,6 +49,17 @@ def exit_weights(mode, n_exits):
     return loss(n_exits), vote(n_exits)
 
 
+DEFAULT = "DESC"  # of supernets
+
+
+def votes(mode, n_exits):
+    """Vote weights of all exits of a supernet, shallow to deep: those of `supernet_weights` where
+    it has the mode, else of `exit_weights`."""
+    if mode in ("DESC", "ASC"):
+        return supernet_weights(mode, n_exits)
+    return exit_weights(mode, n_exits)[1]
+
+
 def supernet_weights(mode, n_exits):
     """Exit weights of OFAv2 and NATv2, for loss, ensemble output and ENS-KD alike: DESC5 or its
     reverse for five exits.

@@ -27,6 +27,15 @@ def from_text(codes) -> np.ndarray:
     return np.array([code.split() for code in codes], dtype=np.int64)
 
 
+def vote_sets(exits, several: bool):
+    """Tuples of exits: each by itself, or, where several may answer, all sets but the empty one in
+    the order of their numbers in binary, whose lowest digit is the first exit."""
+    if not several:
+        return tuple((exit,) for exit in exits)
+    numbers = range(1, 2 ** len(exits))
+    return tuple(tuple(e for i, e in enumerate(exits) if n >> i & 1) for n in numbers)
+
+
 class Genotypes(Codes):
     """What a space knows of genotypes; see `arch.Space`, which has the legal values."""
 
@@ -51,19 +60,25 @@ class Genotypes(Codes):
 
     @cached_property
     def upper(self):
-        ends = [len(v) - 1 for v in (self.resolutions, self.widths, self.exits)][: self.first]
+        ends = [len(v) - 1 for v in (self.resolutions, self.widths, self.votes)][: self.first]
         return constant(ends + [self.n_codes] * self.slots * self.n_stages)
 
     @cached_property
     def votes(self):
-        """The exits that answer, per value of the variable of exits."""
-        return tuple((exit,) for exit in self.exits)
+        """The exits that answer, per value of the variable of exits: see `vote_sets`."""
+        return vote_sets(self.exits, self.answers != "single")
+
+    @cached_property
+    def last_exits(self):
+        """(k,) position of the last exit that answers, per value of the variable of exits."""
+        return constant([some[-1] for some in self.votes])
 
     @cached_property
     def size(self):
         """Number of valid genotypes, an exact int."""
         per_stage = sum(self.n_codes**d for d in self.depths)
-        return len(self.resolutions) * len(self.widths) * len(self.exits) * per_stage**self.n_stages
+        heads = len(self.resolutions) * len(self.widths) * len(self.votes)
+        return heads * per_stage**self.n_stages
 
     @cached_property
     def code_table(self):
@@ -114,7 +129,8 @@ class Genotypes(Codes):
         plain = (codes > 0) & (self.code_table[codes, 2] & elastic_bits() == 0)
         codes[plain] = (codes[plain] - 1) // per_level * per_level + 1
         if self.early_exits:
-            behind = np.repeat(np.arange(self.n_stages) > X[:, 2:3], self.slots, axis=1)
+            last = self.last_exits[X[:, 2:3]] - 1
+            behind = np.repeat(np.arange(self.n_stages) > last, self.slots, axis=1)
             codes[...] = np.where(behind, self.lower[self.first :], codes)
         return X
 
@@ -142,11 +158,11 @@ class Genotypes(Codes):
     def encode(self, archs):
         """Genotypes of a list of Arch, (n, n_var) int64. Numbers that have no effect may be 0 (see
         Arch.canonical)."""
-        resolution, iw, exit, codes = self.columns(archs)
+        resolution, iw, _, codes = self.columns(archs)
         ir, legal = _index(resolution, self.resolutions)
         if not legal.all():
             one_of("resolution", int(resolution[~legal][0]), self.resolutions)
-        head = [ir, iw, exit - 1][: self.first]
+        head = [ir, iw, [self.votes.index(arch.answering) for arch in archs]][: self.first]
         return np.column_stack([*head, codes.reshape(len(archs), self.slots * self.n_stages)])
 
     def columns(self, archs, stages=None):
@@ -176,6 +192,9 @@ class Genotypes(Codes):
         stage_used = np.arange(s) < (exit[:, None] if stages is None else stages)
         iw, _ = self._legal("width", width, self.widths)
         self._legal("exit", exit, self.exits)
+        for a in archs:
+            if a.also and a.answering not in self.votes:
+                one_of("answering exits", a.answering, self.votes, f" in {self.name}")
         _, known = self._legal(
             "depth", depth, self.depths, may_be_0=np.broadcast_to(~stage_used, (n, s))
         )
@@ -208,16 +227,19 @@ class Genotypes(Codes):
         codes = X[:, self.first :]
         depth = (codes.reshape(len(X), self.n_stages, self.slots) > 0).sum(axis=2).tolist()
         kernel, expand, level = (self.code_table[codes, i].tolist() for i in range(3))
-        exits = (X[:, 2] + 1).tolist() if self.early_exits else [self.n_stages] * len(X)
+        exits = [(self.n_stages,)] * len(X)
+        if self.early_exits:
+            exits = [self.votes[code] for code in X[:, 2].tolist()]
         return [
             Arch(
                 self.resolutions[X[i, 0]],
                 self.widths[X[i, 1]],
-                exits[i],
+                exits[i][-1],
                 depth[i],
                 kernel[i],
                 expand[i],
                 level[i],
+                exits[i][:-1],
             )
             for i in range(len(X))
         ]

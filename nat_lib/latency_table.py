@@ -90,14 +90,13 @@ class Table:
 
     def latency(self, X):
         """Milliseconds of genotypes (n, n_var), predicted: (n,) float64."""
-        X = self.space.genotypes(X)
-        return _calibrated(
-            self.calibration, _exits(self.space, X), _sums(self.space, self._entries, X)
-        )
-
-    def heads(self, X):
-        """Milliseconds of all exits as timed, (n, S), at the genotypes' resolutions and widths."""
-        return self._entries[1][X[:, 0] * len(self.space.widths) + X[:, 1]]
+        X, space = self.space.genotypes(X), self.space
+        ms = _calibrated(self.calibration, _exits(space, X), _sums(space, self._entries, X))
+        if len(space.votes) == len(space.exits):
+            return ms
+        further = np.array([[e in some[:-1] for e in space.exits] for some in space.votes])
+        heads = self._entries[1][X[:, 0] * len(space.widths) + X[:, 1]]
+        return ms + (heads * further[X[:, 2]]).sum(axis=1)
 
 
 def _entries(space, rows):
@@ -136,7 +135,7 @@ def _key(name, branch, kernel, expand):
 
 
 def _exits(space, X):
-    return X[:, 2] + 1 if space.early_exits else np.full(len(X), space.n_stages)
+    return space.last_exits[X[:, 2]] if space.early_exits else np.full(len(X), space.n_stages)
 
 
 def _sums(space, entries, X):

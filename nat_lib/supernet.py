@@ -74,14 +74,14 @@ class Stage(nn.Module):
 class Network(nn.Module):
     """A plain network: stem, stages and the exits it keeps.
 
-    forward : x (B, 3, R, R) -> logits (B, n_classes), or a list of them, shallow to deep, when
-              built for several exits
+    forward : x (B, 3, R, R) -> logits (B, n_classes), the vote of the exits that answer; or a list
+              of logits, shallow to deep, when built for several exits
     """
 
     def __init__(self, space, arch, n_classes, exits=None, dropout=0.0):
         super().__init__()
-        layout, kept = space.layout(arch.width), (arch.exit,) if exits is None else exits
-        self.several = exits is not None
+        layout, kept = space.layout(arch.width), arch.answering if exits is None else exits
+        self.several, self.weights = exits is not None, space.vote(kept)
         self.subnet = space, arch, n_classes, exits  # for the ledger
         self.stem = stem_layers(layout.head)
         self.stages = nn.ModuleList()
@@ -102,7 +102,14 @@ class Network(nn.Module):
             x = stage(x)
             if str(i) in self.exits:
                 logits.append(self.exits[str(i)](x))
-        return logits if self.several else logits[0]
+        return logits if self.several else voted(self.weights, logits)
+
+
+def voted(weights, logits):
+    """The weighted sum of the logits of exits; of one its own."""
+    if len(logits) == 1:
+        return logits[0]
+    return sum(w * z for w, z in zip(weights, logits, strict=True))
 
 
 def level_of(space, arch, s, b):
@@ -136,7 +143,8 @@ def _copy(tensor):
 class Supernet(nn.Module):
     """All subnets of one space at one width multiplier, sharing the weights of the maximal network.
 
-    net(x, arch)               logits (B, n_classes) of the subnet that leaves at arch.exit
+    net(x, arch)               logits (B, n_classes) of the subnet that leaves at arch.exit: the
+                               vote of the exits that answer
     net(x, arch, exits="all")  list of the logits of all its exits, shallow to deep; or of some:
                                exits=(1, 2, 3)
     net.extract(arch, ...)     the same subnet as a plain `Network` with its own weights
@@ -161,7 +169,7 @@ class Supernet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x, arch, exits=None):
-        kept = self.space.kept(exits) or (arch.exit,)
+        kept = self.space.kept(exits) or arch.answering
         x, logits = stem_view(self.body.stem, x), []
         for s in range(kept[-1]):
             x = through(
@@ -171,7 +179,7 @@ class Supernet(nn.Module):
             )
             if s + 1 in kept:
                 logits.append(exit_view(self.body.exits[str(s + 1)], x))
-        return logits if exits is not None else logits[0]
+        return logits if exits is not None else voted(self.space.vote(kept), logits)
 
     def _level(self, x, arch, s, b):
         level, slot = self.body.stages[s].levels[b], self.space.slots * s + b

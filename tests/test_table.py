@@ -1,5 +1,6 @@
 """Exact tables: the tied space, what a table knows, how one is made, strategies judged on it."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -22,13 +23,13 @@ from nat_lib.search.tied import EXITS, Tied
 from nat_lib.studies import bakeoff, tabling
 from nat_lib.supernet import Supernet
 
-SPACE = Space("EE_D", (16, 20, 24, 28, 32), (1.0,), (8, 8, 16, 24, 32, 40))
+SPACE = Space("EE_D", (16, 20, 24, 28, 32), (1.0,), (8, 8, 16, 24, 32, 40), answers="DESC")
 GROWS = Version("integer", "search", "fill", 1, 20, 10, "append", "fixed", "last")
 
 
-def synthetic(space=SPACE, seed=0, answers="ensemble"):
+def synthetic(space=SPACE, seed=0):
     """A table whose errors are a curve of the choices, and noise."""
-    tied, rng = Tied(space, answers), np.random.default_rng(seed)
+    tied, rng = Tied(space), np.random.default_rng(seed)
     X = tied.every()
     share = X / np.maximum(tied.upper, 1)
     exits = np.array([len(some) for some in tied.votes])[X[:, EXITS]]
@@ -41,7 +42,7 @@ def synthetic(space=SPACE, seed=0, answers="ensemble"):
     for share, name in CHEAP.items():
         columns[name] = (error + rng.normal(0, 0.3 / share**0.5, tied.size)).astype(np.float32)
     columns["params"] = (macs / 10).astype(np.int64)
-    about = {"name": "synthetic", "space": space.to_dict(), "answers": answers}
+    about = {"name": "synthetic", "space": space.to_dict()}
     return Table(columns, np.array(["0"] * (tied.size // len(tied.votes))), about)
 
 
@@ -58,17 +59,14 @@ def test_a_tied_space_is_listed_encoded_and_decoded():
     assert tied.size == 5 * 31 * 27 == 4185
     X = tied.every()
     assert np.array_equal(tied.index(X), np.arange(tied.size))
-    assert len({(arch.canonical(), exits) for arch, exits in tied.decode(X)}) == tied.size
-    archs = [SPACE.arch(20, exit=x, depth=2, kernel=5, expand=4) for x in SPACE.exits]
-    assert [(a.canonical(), e) for a, e in tied.decode(tied.encode(archs))] == [
-        (a.canonical(), (a.exit,)) for a in archs
-    ]
-    single = Tied(SPACE, "single")
+    assert len({arch.canonical() for arch in tied.decode(X)}) == tied.size
+    assert np.array_equal(tied.encode(tied.decode(X)), X)
+    single = Tied(replace(SPACE, answers="single"))
     assert single.size == 675 and single.votes == tuple((e,) for e in SPACE.exits)
 
 
 def test_both_widths_have_as_many_networks_as_the_specification_says():
-    both = Tied(Space("EE_D", (16, 20, 24, 28, 32), (1.0, 1.2), (8, 8, 16, 24, 32, 40)))
+    both = Tied(replace(SPACE, widths=(1.0, 1.2)))
     assert both.size == 8370 and both.size // len(both.votes) == 270
 
 
@@ -77,7 +75,7 @@ def test_what_is_not_tied_or_not_there_is_refused():
     with pytest.raises(Refusal, match="one value per network"):
         Tied(SPACE).encode([mixed])
     with pytest.raises(Refusal, match="answers"):
-        Tied(SPACE, "several")
+        replace(SPACE, answers="several")
     with pytest.raises(Refusal, match="legal are"):
         Tied(SPACE).index([[9, 0, 0, 0, 0, 0, 0]])
 
@@ -86,7 +84,7 @@ def test_a_predictor_sees_which_exits_answer():
     tied = Tied(SPACE)
     Z = tied.features(tied.every())
     assert Z.shape == (tied.size, tied.n_var - 1 + 5)
-    assert np.array_equal(Z[:, -5:].sum(1), [len(e) for _, e in tied.decode(tied.every())])
+    assert np.array_equal(Z[:, -5:].sum(1), [len(a.answering) for a in tied.decode(tied.every())])
 
 
 # --------------------------------------------------------------------------------- what it knows
@@ -158,10 +156,10 @@ def test_tables_that_ship_are_whole(name):
 def made(tmp_path_factory):
     """(params, data, net, table) of an untrained supernet with two sizes and two stages."""
     place = tmp_path_factory.mktemp("table")
-    space = Space("EE_D", (16, 20), (1.0,), (8, 8, 16))
+    space = Space("EE_D", (16, 20), (1.0,), (8, 8, 16), answers="DESC")
     found = data.load("digits", train_images=200, val_images=60, test_images=60)
     net = Supernet(space, 1.0, found.n_classes, seed=3)
-    params = {"eval_batch_size": 32, "exit_weights": "DESC", "table_latency": False}
+    params = {"eval_batch_size": 32, "table_latency": False}
     params |= {"profile": "test", "threads": 1}
     nets = {1.0: lambda: net}
     with pytest.MonkeyPatch.context() as patch:
@@ -195,7 +193,7 @@ def test_a_single_exit_scores_as_the_subnet_does(made):
     tied = table.space
     X = tied.every()
     for x in X[[len(tied.votes[code]) == 1 for code in X[:, EXITS]]][::9]:
-        [(arch, _)] = tied.decode(x[None])
+        [arch] = tied.decode(x[None])
         record = evaluate(net, arch, found, 32)
         [error] = table.columns["val_error"][tied.index(x[None])]
         assert error == np.float32(100 - record.val_top1)
@@ -205,13 +203,13 @@ def test_a_single_exit_scores_as_the_subnet_does(made):
 
 def test_several_exits_score_and_cost_as_the_extracted_network(made):
     found, net, table, *_ = made
-    tied, votes = table.space, table.about["votes"]
+    tied = table.space
     X = tied.every()
     for x in X[[len(tied.votes[code]) == 2 for code in X[:, EXITS]]][::11]:
-        [(arch, exits)] = tied.decode(x[None])
-        network = prepare(net, arch, found, arch.resolution, exits)
-        batches = found.eval_batches("val", arch.resolution, 32)
-        top1 = score(network, batches, [votes[e - 1] for e in exits]).top1
+        [arch] = tied.decode(x[None])
+        exits = arch.answering
+        network = prepare(net, arch, found, arch.resolution)
+        top1 = score(network, found.eval_batches("val", arch.resolution, 32)).top1
         assert table.columns["val_error"][tied.index(x[None])] == np.float32(100 - top1)
         [cost] = count([arch], tied.space, found.n_classes, exits=exits).itertuples()
         assert table.columns["params"][tied.index(x[None])] == cost.params
@@ -222,7 +220,7 @@ def test_several_exits_score_and_cost_as_the_extracted_network(made):
 def test_a_killed_making_goes_on_with_the_next_backbone(made, tmp_path, monkeypatch):
     found, net, table, _, path = made
     lines = (path.parent / "backbones.0.jsonl").read_text().splitlines(keepends=True)
-    params = {"eval_batch_size": 32, "exit_weights": "DESC", "table_latency": False}
+    params = {"eval_batch_size": 32, "table_latency": False}
     params |= {"profile": "test", "threads": 1}
     space = table.space.space
     given = space, {1.0: lambda: net}, {"1.0": "seed 3"}
@@ -300,7 +298,7 @@ def test_random_search_is_its_own_prefix(table):
 
 
 def test_pnas_without_limits_lists_the_whole_space():
-    tiny = synthetic(Space("EE_D", (16, 20), (1.0,), (8, 8, 16)))
+    tiny = synthetic(replace(SPACE, resolutions=(16, 20), base_channels=(8, 8, 16)))
     n = tiny.space.size
     version = GROWS._replace(archive=5, candidates=n)
     budget = Budget(tiny.space.n_var, 20, 20, 5, 30, 10)
@@ -382,8 +380,8 @@ def test_a_motif_moves_all_of_its_variables():
 def test_compound_scaling_begins_with_the_family_of_the_largest_exit(table):
     _, second, *_ = growing.compound(task_on(table))
     found = table.space.decode(second.candidates)
-    assert all(exits == (5,) for _, exits in found)
-    middle = [a.kernel[0] == 5 for a, _ in found]
+    assert all(a.answering == (5,) for a in found)
+    middle = [a.kernel[0] == 5 for a in found]
     assert sum(middle) > 3 and middle == sorted(middle, reverse=True)
     macs = second.measured[middle, 1].tolist()
     assert macs == sorted(macs)
@@ -471,7 +469,7 @@ def test_what_a_front_is_worth_elsewhere(table, tmp_path):
     bakeoff.run_transfer({"profile": "test"}, table, other, tmp_path)
     [row] = results.transfers(tmp_path).to_dict("records")
     assert row["tau"] == found["tau"]
-    differs = synthetic(Space("EE_D", (16, 20), (1.0,), (8, 8, 16)))
+    differs = synthetic(replace(SPACE, resolutions=(16, 20), base_channels=(8, 8, 16)))
     bakeoff.run_transfer({"profile": "test"}, table, differs, tmp_path / "none")
     assert results.transfers(tmp_path / "none").empty
 

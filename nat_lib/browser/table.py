@@ -131,7 +131,7 @@ def _archive(folder, _changed):
         test_top1=np.where(of_last, known.test_top1.to_numpy()[which], np.nan),
         resolution=np.array(space.resolutions)[X[which, 0]],
         width=np.array(space.widths)[X[which, 1]],
-        exit=X[which, 2] + 1 if space.early_exits else space.n_stages,
+        exit=space.last_exits[X[which, 2]] if space.early_exits else space.n_stages,
         **_costs(rows, names, folder, p["n_classes"], X, which, known),
         **_flags_by_iteration(rows, F, space.active(X)[which], p, metrics["reference"]),
     )

@@ -51,8 +51,16 @@ def words(row: pd.Series) -> dict[str, str]:
         told["predicted, measured"] = f"{row.predicted:.2f}, {row.measured:.2f} % then"
     for name in costs_of(row.to_frame().T):
         told[objectives.label(name)] = _cost(row, name)
-    told["input, width, exit"] = f"{row.resolution} px, {row.width}, exit {row.exit}"
+    told["input, width, exit"] = f"{row.resolution} px, {row.width}, {_exits(row)}"
     return told
+
+
+def _exits(row):
+    """The exits that answer, in words."""
+    arch = arch_of(row)
+    if not arch.also:
+        return f"exit {arch.exit}"
+    return f"exits {', '.join(map(str, arch.answering))}"
 
 
 def _text(value):
@@ -89,7 +97,7 @@ def in_a_line(row: pd.Series) -> str:
     line = _text(line_of(row.strategy, row.phase).label)
     test = "" if np.isnan(row.test_top1) else f", {_top1(row.test_top1, row.n_test)} test"
     return (
-        f"{_supernet(row)}, {line}, exit {row.exit}, {row.resolution} px: "
+        f"{_supernet(row)}, {line}, {_exits(row)}, {row.resolution} px: "
         f"{_top1(row.val_top1, row.n_val)} validation{test}; {', '.join(costs)}"
     )
 

@@ -62,9 +62,9 @@ def from_search(
         latency = {"ms": row["latency_ms"]} | timed
     source = Source(
         network=network,
-        made=_made(space, arch, p["n_classes"]),
-        votes=(1.0,),
-        positions=(arch.exit,),
+        made=_made(space, arch, p["n_classes"], arch.answering if arch.also else None),
+        votes=space.vote(arch.answering),
+        positions=arch.answering,
         data=data,
         size=arch.resolution,
         parts=cost.layers(arch, space, p["n_classes"]),

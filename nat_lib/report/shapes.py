@@ -92,7 +92,7 @@ def subnet(arch, space):
         output = f"{stage.c_out} x {side}²" if used else "not computed"
         shapes.append(Text(left + 2.05, 0.8, f"S{s + 1}: {output}", used=used))
         if stage.tail:
-            taken = arch.exit == s + 1
+            taken = s + 1 in arch.answering
             shapes.append(Arrow(left + 3.9, 4.3, left + 3.9, 4.72, taken))
             text = f"exit {s + 1}: {', '.join(map(str, stage.tail.widths))}"
             shapes.append(Box(left + 3.05, 5.0, 2.1, 0.5, text, EXIT if taken else None, 6.5))

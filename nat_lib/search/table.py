@@ -37,11 +37,11 @@ class Table:
     columns : {name: (size,)}: ERRORS, params, macs_tp, and, where they were measured, latency_ms
               and the errors of CHEAP
     digests : (backbones,) the beginning of a hash of every backbone's logits on validation
-    about   : what it is of: name, space, answers, data, weights, votes, images, machine
+    about   : what it is of: name, space, dataset, data, weights, images, machine
     """
 
     def __init__(self, columns: dict, digests, about: dict):
-        self.space = Tied(Space.from_dict(about["space"]), about["answers"])
+        self.space = Tied(Space.from_dict(about["space"]))
         self.columns, self.digests, self.about = columns, digests, about
         for name in COLUMNS:
             if name not in columns or columns[name].shape != (self.space.size,):

@@ -11,35 +11,18 @@ import numpy as np
 from nat_lib.arch import Space
 from nat_lib.codes import Codes, constant
 from nat_lib.errors import Refusal
-from nat_lib.plans import one_of
 
-ANSWERS = ("ensemble", "single")
 EXITS = 2  # the variable that says which exits answer, as in a space with exits
 
 
 class Tied(Codes):
-    """All constant subnets of a space.
+    """All constant subnets of a space, an `arch.Space`, whose `answers` say what may vote."""
 
-    space   : arch.Space
-    answers : "ensemble" = any set of exits answers together, by weighted vote; "single" = one exit
-    """
-
-    def __init__(self, space: Space, answers: str = "ensemble"):
-        one_of("answers", answers, ANSWERS)
-        self.space, self.answers, self.name = space, answers, f"{space.name}, tied"
+    def __init__(self, space: Space):
+        self.space, self.name, self.votes = space, f"{space.name}, tied", space.votes
         self.resolutions, self.widths, self.exits = space.resolutions, space.widths, space.exits
         self.kernels, self.expands, self.depths = space.kernels, space.expands, space.depths
         self.arch = space.arch
-
-    @cached_property
-    def votes(self):
-        """The exits that answer, per value of the variable of exits: all sets but the empty one, in
-        the order of their numbers in binary, whose lowest digit is the first exit."""
-        exits = self.exits
-        if self.answers == "single":
-            return tuple((exit,) for exit in exits)
-        numbers = range(1, 2 ** len(exits))
-        return tuple(tuple(e for i, e in enumerate(exits) if number >> i & 1) for number in numbers)
 
     @cached_property
     def axes(self) -> dict:
@@ -110,20 +93,20 @@ class Tied(Codes):
         return rng.integers(self.lower, self.upper + 1, size=(n, self.n_var))
 
     def decode(self, X):
-        """[(Arch that leaves at the last of them, exits that answer)] of genotypes."""
+        """Archs of genotypes."""
         found = []
         for row in self.genotypes(X).tolist():
             value = {name: v[i] for (name, v), i in zip(self.axes.items(), row, strict=True)}
-            exits = value.pop("exits")
-            found.append((self.space.arch(exit=exits[-1], **value), exits))
+            *also, exit = value.pop("exits")
+            found.append(self.space.arch(exit=exit, also=also, **value))
         return found
 
     def encode(self, archs):
-        """Genotypes (n, n_var) of constant Archs that answer by their own exit alone."""
+        """Genotypes (n, n_var) of constant Archs."""
         rows = []
         for arch in archs:
             value = {name: getattr(arch, name) for name in ("resolution", "width")}
-            value["exits"] = (arch.exit,)
+            value["exits"] = arch.answering
             value |= {name: _one(arch, name) for name in ("kernel", "expand", "depth", "level")}
             rows.append([values.index(value[name]) for name, values in self.axes.items()])
         return np.array(rows, dtype=np.int64).reshape(-1, self.n_var)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from nat_lib import data, files, precision
-from nat_lib.arch import Space
+from nat_lib.arch import SINGLE, Space
 from nat_lib.data.shown import shown
 from nat_lib.errors import Refusal
 from nat_lib.plans import named
@@ -48,7 +48,7 @@ def augmented(found, recipe):
     return replace(found, spec=found.spec._replace(scale=recipe.crop, extra=None), memo={})
 
 
-def space_of(params, supernet, resolutions, widths):
+def space_of(params, supernet, resolutions, widths, answers=SINGLE):
     """The space of one supernet, as the parameters name its plan and channels."""
     channels = params["base_channels"]
     return Space(
@@ -58,6 +58,7 @@ def space_of(params, supernet, resolutions, widths):
         channels and tuple(channels),
         params["tail_scaling"],
         named(params["plan"]),
+        answers,
     )
 
 

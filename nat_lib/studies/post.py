@@ -305,7 +305,7 @@ def _two_stages(tuned, net, data, original):
 
 def attached(space, arch, method, weights):
     """(exits that the method trains, their loss weights, their votes). One exit has the weight 1,
-    whatever the method.
+    whatever the method; "std" trains those that answer.
 
     The exits that "ens" attaches again are those before the subnet's own.  Source: thesis 6.1.5;
     weights: Table 4.2.
@@ -318,7 +318,7 @@ def attached(space, arch, method, weights):
                 f"exit weights {weights!r} for method std, which has one exit: leave them out "
                 "(None)"
             )
-        return (arch.exit,), (1.0,), (1.0,)
+        return arch.answering, *(space.vote(arch.answering),) * 2
     if not space.early_exits:
         raise Refusal(
             f"method ens needs early exits and {space.name} has none: use std, or an EE supernet"

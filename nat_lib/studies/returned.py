@@ -36,6 +36,7 @@ def returned(run, nets, last, data):
             "resolution": [a.resolution for a in archs],
             "width": [a.width for a in archs],
             "exit": [a.exit for a in archs],
+            **answering(run.space, archs),
             "val_top1": 100 - F[:, 0],
         }
     )
@@ -48,6 +49,13 @@ def returned(run, nets, last, data):
         if objectives.column(name) not in frame:
             frame[objectives.column(name)] = values * OBJECTIVES[name].scale
     return frame
+
+
+def answering(space, archs):
+    """{"exits": the exits that answer, joined by blanks}; nothing where each answers alone."""
+    if len(space.votes) == len(space.exits):
+        return {}
+    return {"exits": [" ".join(map(str, a.answering)) for a in archs]}
 
 
 def _knees(F, params):

@@ -13,10 +13,11 @@ from functools import partial
 from typing import NamedTuple
 
 from nat_lib import files, machine
-from nat_lib.arch import Space
+from nat_lib.arch import SINGLE, Space
 from nat_lib.cells import Cell, compute, open_cell
 from nat_lib.distributed import first_rank_first, process_group, ranks
 from nat_lib.errors import Refusal
+from nat_lib.plans import NETWORKS
 from nat_lib.search import objectives
 from nat_lib.search.archive import VERSIONS, Budget, Version
 from nat_lib.search.objectives import OBJECTIVES
@@ -70,7 +71,9 @@ def space_of(params, supernet):
             f"{supernet} is trained at no width: list it under `supernets` in the profile"
         )
     resolutions = params["search_resolutions"] or params["train_resolutions"]
-    return inputs.space_of(params, supernet, resolutions, widths)
+    votes = params["exits"] == "ensemble" and NETWORKS[supernet].early_exits
+    answers = params["exit_weights"] if votes else SINGLE
+    return inputs.space_of(params, supernet, resolutions, widths, answers)
 
 
 def load_target(params):

@@ -110,6 +110,7 @@ class Warming(Strict):
     seeds: Seeds
     curriculum: Literal[*CURRICULA]  # by which the supernets were trained
     exit_weights: Literal["DESC", "ASC"]
+    exits: Literal["single", "ensemble"]  # of the subnets searched: the last one answers, or a set
     warm_up: Literal["transfer", "none"]  # to the target; none: it is what they were trained on
     distill: Literal[*DISTILL] | None  # of warm-up and adaptation; None: soft cross-entropy
     carry_kernel_transforms: bool

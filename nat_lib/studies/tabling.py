@@ -6,17 +6,19 @@ not depend on what lies behind it, so each score is that of the network extracte
 """
 
 import hashlib
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from nat_lib import cells, files, machine, starts
+from nat_lib.arch import SINGLE
 from nat_lib.cells import open_cell
 from nat_lib.cost import count
 from nat_lib.evaluate import prepare
-from nat_lib.exit_weights import supernet_weights
 from nat_lib.genotypes import as_text
 from nat_lib.latency import machine_of
+from nat_lib.plans import NETWORKS
 from nat_lib.search.table import CHEAP, ERRORS, Table
 from nat_lib.search.tied import EXITS, Tied
 from nat_lib.studies import inputs, scoring, warmup
@@ -34,7 +36,6 @@ def run_table(params, data, out):
         "space": space.to_dict(),
         "weights": weights,
         "n_classes": data.n_classes,
-        "exit_weights": params["exit_weights"],
         "latency": params["table_latency"],
         "data": inputs.identity(data),
         "profile": params["profile"],
@@ -50,13 +51,15 @@ def supernets(params, data, out):
     notebook 02 has trained, or the start that `table_start` names."""
     name, start = params["table_supernet"], params["table_start"]
     widths = [float(w) for w, names in sorted(params["supernets"].items()) if name in names]
+    sizes, early = params["train_resolutions"], NETWORKS[name].early_exits
+    answers = params["exit_weights"] if early else SINGLE
     if start:
         of_start = params | {"plan": starts.plan_of(start), "base_channels": None}
-        space = inputs.space_of(of_start, name, params["train_resolutions"], widths[:1])
+        space = inputs.space_of(of_start, name, sizes, widths[:1], answers)
         known = starts.identity(start)
         load = partial(starts.start, start, space, widths[0], data.n_classes, 0, 0.0)
         return space, {widths[0]: load}, {str(widths[0]): known.get("sha256", start)}
-    space = inputs.space_of(params, name, params["train_resolutions"], widths)
+    space = inputs.space_of(params, name, sizes, widths, answers)
     found = {}
     for width in widths:
         of = params["teachers"][-1], params["seeds"][0], params["curriculum"]
@@ -68,12 +71,11 @@ def supernets(params, data, out):
 def _made(cell, space, nets, data, batch_size, out):
     """Score every backbone, a line of the cell's memory each; leave the table, return metrics."""
     tied = Tied(space)
-    votes = supernet_weights(cell.params["exit_weights"], space.n_stages)
-    votes = votes if space.early_exits else (1.0,)
-    masks = np.array([[e in some for e in space.exits] for some in tied.votes])
+    weights = [dict(zip(some, space.vote(some), strict=True)) for some in tied.votes]
+    masks = np.array([[of.get(e, 0.0) for e in space.exits] for of in weights])
     X = tied.every()
-    backbones = X[X[:, EXITS] == tied.upper[EXITS]]
-    archs = [arch for arch, _ in tied.decode(backbones)]
+    backbones = X[X[:, EXITS] == tied.upper[EXITS]]  # with all their exits
+    archs = [replace(arch, also=()) for arch in tied.decode(backbones)]
     loaded = {width: load().to(data.device) for width, load in nets.items()}
 
     def measure(i):
@@ -88,7 +90,7 @@ def _made(cell, space, nets, data, batch_size, out):
             some = slice(None, None, round(1 / share))
             seen[name] = val._replace(logits=val.logits[:, some], labels=val.labels[some])
         for name, outputs in seen.items():
-            row[name] = 100 - accuracies(outputs, masks * np.array(votes))[:, 0]
+            row[name] = 100 - accuracies(outputs, masks)[:, 0]
         return row
 
     memory = scoring.Memory(cell, "backbones")
@@ -100,8 +102,6 @@ def _made(cell, space, nets, data, batch_size, out):
     about = {
         "name": f"{data.name}_{space.name.lower()}",
         "space": space.to_dict(),
-        "answers": "ensemble",
-        "votes": list(votes),
         **{key: cell.params[key] for key in ("dataset", "weights", "data", "n_classes")},
         "images": {part: len(rows) for part, rows in data.rows.items()},
     }
@@ -138,11 +138,9 @@ def _costs(tied, archs, n_classes):
 
 
 def _latencies(tied, archs, table):
-    """(size,) milliseconds: the network that leaves at the last exit, and the other heads."""
-    encoded = tied.space.encode(archs)
+    """(size,) milliseconds, from the table of a space's parts."""
     columns = []
-    for some in machine.progress(tied.votes, "latencies"):
-        X = encoded.copy()
-        X[:, 2] = some[-1] - 1
-        columns.append(table.latency(X) + table.heads(X)[:, [e - 1 for e in some[:-1]]].sum(1))
+    for *also, exit in machine.progress(tied.votes, "latencies"):
+        answering = [replace(arch, exit=exit, also=tuple(also)) for arch in archs]
+        columns.append(table.latency(tied.space.encode(answering)))
     return _spread(tied, np.stack(columns, axis=1))
