@@ -134,6 +134,13 @@ def test_an_objective_and_a_strategy_searched_and_are_shown(outputs):
     assert set(front.strategy) == {"shrink_only"} and front.depth.between(2, 20).all()
 
 
+def test_a_strategy_is_judged_on_an_exact_table_and_a_stop_rule_replayed(outputs):
+    ends = pd.read_csv(outputs / "09_search_strategies" / "end.csv")
+    assert {"smallest first", "random search"} == set(ends.label)
+    rules = pd.read_csv(outputs / "09_search_strategies" / "stop_rules.csv")
+    assert "falls" in set(rules.rule) and (rules.trainings > 0).all()
+
+
 def test_a_policy_stops_early(kit, outputs):
     [search] = outputs.glob("natv2_phases/stripes/*/report.json")
     done = run(

@@ -26,6 +26,7 @@ from nat_lib.studies.parts import MADE
 
 ARCHIVE, CANDIDATES = 0.2, 0.08  # shares of all evaluations: of the first archive, per iteration
 LOOKS = 20  # per run
+MORE = 4  # iterations, where candidates were measured before
 LIMIT = 0.25  # of the largest cost, at which regret is told
 SAMPLED, KNOWN = 560, 60  # networks whose ranks are compared; of these, to learn a correction from
 SMALLER = {"population": 40, "generations": 10, "subset_population": 60, "subset_generations": 30}
@@ -227,8 +228,7 @@ def task_of(table, evaluate, evaluations, seed, predictor):
     version = Version(
         "integer", "search", "fill", 1, archive, candidates, "replace", "fixed", "last"
     )
-    # a few more, where candidates were known already
-    iterations = 2 * -(-(evaluations - archive) // candidates)
+    iterations = MORE + -(-(evaluations - archive) // candidates)
     budget = Budget(iterations=iterations, top=archive, **SMALLER)
 
     def fit(X, errors, rng):
