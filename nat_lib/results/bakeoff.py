@@ -56,12 +56,17 @@ def fidelities(out) -> pd.DataFrame:
 
 
 def transfers(out) -> pd.DataFrame:
-    """What the front of one table is worth on another: see `studies.bakeoff.transferred`."""
-    rows = [
-        {"table": params["table"], "other": params["other"]} | metrics
-        for _, params, metrics in _cells(out, "to_*")
-    ]
-    return pd.DataFrame(rows, columns=["table", "other", "tau", "hypervolume", "regret"])
+    """What the front of one table is worth on another, see `studies.bakeoff.transferred`; and
+    evaluations to ENOUGH of the other's hypervolume (median over seeds) of a search that begins
+    with random subnets, or with that front."""
+    rows = []
+    for folder, params, metrics in _cells(out, "to_*"):
+        told = {"table": params["table"], "other": params["other"]} | metrics
+        runs = pd.read_csv(folder / "warmed.csv").assign(table="", noise=0, label="")
+        first = reached(runs.assign(strategy=runs.begin)).set_index("strategy").evaluations
+        rows.append(told | {name: first.get(name) for name in ("random", "front")})
+    columns = ["table", "other", "tau", "hypervolume", "regret", "random", "front"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _cells(out, name):

@@ -102,10 +102,12 @@ def initial(
     evaluate: Callable[[Genotypes], Values],
     rng: np.random.Generator,
     depth_prior: str = "uniform",
+    begin: Genotypes | None = None,
 ) -> tuple[Genotypes, Values]:
     """The first archive (X, F): the best of `multiplier` times as many samples, and the smallest
     and largest subnet.
 
+    begin : genotypes that take the place of the first samples: what another search has found
     All subnets are distinct. The two extremes are always there: they widen what the predictor has
     seen. Thesis 3.3.4.
     """
@@ -116,7 +118,10 @@ def initial(
             "are in it"
         )
     n = version.multiplier * version.archive - len(ends)
-    X = sample(space, version, n, ends, rng, depth_prior)
+    known = np.concatenate([ends, ends[:0] if begin is None else begin])
+    known = known[distinct(space, known)][: n + len(ends)]
+    more = sample(space, version, n + len(ends) - len(known), known, rng, depth_prior)
+    X = np.concatenate([known[len(ends) :], more])
     if len(X) < n:
         raise Refusal(
             f"{TRIES} draws from {space.name} gave {len(X)} different subnets, not {n}: use a "

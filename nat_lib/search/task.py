@@ -35,6 +35,7 @@ class Task(NamedTuple):
     costs    : functions X -> (n,), one per column of F after the first, in that order
     version  : sizes of the archive and of what is scored;  budget : of the whole search
     crossover, depth_prior : of those who have a use for it
+    begin    : genotypes that the first archive holds, such as the front of another data set; None
     cheap    : (X, share) -> F, measured on that share of the images, for that share of the cost;
                None: nothing here measures so
     """
@@ -50,6 +51,7 @@ class Task(NamedTuple):
     crossover: str = "uniform"
     depth_prior: str = "uniform"
     cheap: Callable | None = None
+    begin: Any = None
 
     @property
     def M(self) -> int:
@@ -83,7 +85,8 @@ def opened(task: Task, start: Iteration | None, begin: Callable | None = None) -
     """
     if start is None:
         rng = task.stream("initial", 0)
-        X, F = initial(task.space, task.version, task.score, rng, task.depth_prior)
+        how = task.depth_prior, task.begin
+        X, F = initial(task.space, task.version, task.score, rng, *how)
         start = iteration(0, X, F, pareto.reference(F), X[:0], F[:0])
     if start.F.shape != (len(start.X), task.M):
         raise Refusal(

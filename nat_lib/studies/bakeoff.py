@@ -27,6 +27,7 @@ from nat_lib.studies.parts import MADE
 ARCHIVE, CANDIDATES = 0.2, 0.08  # shares of all evaluations: of the first archive, per iteration
 LOOKS = 20  # per run
 MORE = 4  # iterations, where candidates were measured before
+WARMED = "nsga2"  # the strategy that begins with another table's front
 LIMIT = 0.25  # of the largest cost, at which regret is told
 SAMPLED, KNOWN = 560, 60  # networks whose ranks are compared; of these, to learn a correction from
 SMALLER = {"population": 40, "generations": 10, "subset_population": 60, "subset_generations": 30}
@@ -39,7 +40,8 @@ def run(params, data, out):
     """
     tables = [opened(params, name, data, out) for name in params["tables"]]
     for one, other in permutations(tables, 2):
-        run_transfer(params, one, other, out)
+        if one.space.shape == other.space.shape:
+            run_transfer(params, one, other, out)
     for table in tables:
         run_front(params, table, out)
         for noise in params["table_noise"]:
@@ -101,15 +103,34 @@ def fidelities(table):
 
 
 def run_transfer(params, one, other, out):
-    """What the front of one table is worth on another of the same shape (or nothing, where shapes
-    differ): may one search on the first and ship on the second?"""
-    if one.space.shape != other.space.shape:
-        return
-    names = {"table": one.about["name"], "other": other.about["name"]}
-    values = names | {"hashes": [one.hash, other.hash], "profile": params["profile"]}
-    name = f"{names['table']}/to_{names['other']}"
+    """What the front of one table is worth on another of the same shape: may one search on the
+    first and ship on the second, or begin there with what the first has found?"""
+    values = {
+        "table": one.about["name"],
+        "other": other.about["name"],
+        "hashes": [one.hash, other.hash],
+        "strategy": WARMED,
+        **{key: params[key] for key in ("table_seeds", "table_evaluations", "predictor")},
+        "profile": params["profile"],
+    }
+    name = f"{values['table']}/to_{values['other']}"
     cell = open_cell(out, tabling.STUDY, name, values, __name__)
-    cells.compute(cell, partial(transferred, one, other))
+    cells.compute(cell, partial(_transfer, cell, one, other))
+
+
+def _transfer(cell, one, other):
+    """Leave the runs of WARMED on the other table from random subnets and from the first's front;
+    returns `transferred`."""
+    p, rows, front = cell.params, [], one.front()
+    places = max(1, round(ARCHIVE * p["table_evaluations"]) - 2)  # beside both extremes
+    even = np.unique(np.linspace(0, len(front) - 1, places).round().astype(int))
+    for seed in range(p["table_seeds"]):
+        for begin in (None, front[even]):
+            how = p["strategy"], p["table_evaluations"], 0.0, seed, p["predictor"], begin
+            told = {"seed": seed, "begin": "random" if begin is None else "front"}
+            rows += [told | row for row in one_run(other, *how)]
+    files.write_csv(cell.path("warmed.csv"), pd.DataFrame(rows))
+    return transferred(one, other)
 
 
 def transferred(one, other):
@@ -154,11 +175,14 @@ def _strategy(cell, table):
     return {"hypervolume": last.hypervolume.mean(), "test": last.test.mean()}
 
 
-def one_run(table, strategy, evaluations, noise, seed, predictor):
+def one_run(table, strategy, evaluations, noise, seed, predictor, begin=None):
     """What a strategy has found after growing numbers of evaluations, a dict each: evaluations,
-    hypervolume and test (shares of the true fronts'), regret at LIMIT of the MACs (points)."""
+    hypervolume and test (shares of the true fronts'), regret at LIMIT of the MACs (points).
+
+    begin : genotypes of the first archive, see `Task`
+    """
     seen = Seen(table, noise, seed)
-    task = task_of(table, seen, evaluations, seed, predictor)
+    task = task_of(table, seen, evaluations, seed, predictor)._replace(begin=begin)
     for _ in STRATEGIES[strategy].function(task):
         if seen.total >= evaluations:
             break

@@ -195,6 +195,7 @@ class Tabling(Shrinking):
 
     table_supernet: Literal[*NETWORKS]
     table_start: read_by(starts.parsed, "start") | None  # None: the supernets that are trained
+    table_widths: Annotated[list[Width], AfterValidator(distinct)] | None  # None: all trained ones
     table_latency: bool
     # "made" of this supernet, one that ships, or a file
     tables: Annotated[list[str], Field(min_length=1), AfterValidator(distinct)]

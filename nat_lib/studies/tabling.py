@@ -50,7 +50,8 @@ def supernets(params, data, out):
     """(space, {width: function that loads its supernet}, {width: hash of its weights}): those that
     notebook 02 has trained, or the start that `table_start` names."""
     name, start = params["table_supernet"], params["table_start"]
-    widths = [float(w) for w, names in sorted(params["supernets"].items()) if name in names]
+    trained = [w for w, names in sorted(params["supernets"].items()) if name in names]
+    widths = [float(w) for w in params["table_widths"] or trained]
     sizes, early = params["train_resolutions"], NETWORKS[name].early_exits
     answers = params["exit_weights"] if early else SINGLE
     if start:
