@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from tiny import tiny
 
 from nat_lib import curricula, distill, files, shrink, train
 from nat_lib.arch import Space
@@ -111,6 +112,16 @@ def test_every_network_has_its_phases_and_opens_everything_at_the_end(name):
     assert all(set(a) == set(b) for a, b in zip(opened, space.choices, strict=True))
     first = curricula.choices_after(space, phases[0])
     assert all(len(v) == 1 for v in first) and first.level == (max(space.levels),)
+
+
+def test_the_table_of_the_thesis_does_not_ask_for_the_epochs_of_another_curriculum():
+    """Where one stage trains for so many epochs, notebook 02 still shows Table 5.2."""
+    data = load("digits", train_images=80, val_images=40, test_images=40)
+    one = tiny("ofav2_eps", curriculum="one_stage")
+    shown = eps_told.configured(one | {"epochs": {"One": 2.0}}, data)
+    pd.testing.assert_frame_equal(shown, eps_told.configured(one, data))
+    own = eps_told.configured(one | {"epochs": {"One": 2.0}}, data, "one_stage")
+    assert own.recipe_epochs.tolist() == [2.0]
 
 
 def test_the_largest_space_trains_for_1030_epochs_after_warm_up():
