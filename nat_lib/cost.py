@@ -156,7 +156,7 @@ def _sum(rows):
 
 
 @lru_cache(maxsize=256)
-def _table(space, n_classes, width, resolution):
+def entries(space, n_classes, width, resolution):
     """Costs of the stem (3,), of the exits (S, 3) and of every block code in every slot (S * 4, M +
     1, 3), int64."""
     layout = space.layout(width)
@@ -179,7 +179,7 @@ def _tables(space, n_classes, resolutions):
     """The tables of every resolution and width, metric first: (3, R * W), (3, R * W, S), (3, R * W,
     S * 4, M + 1)."""
     parts = zip(
-        *(_table(space, n_classes, w, r) for r, w in product(resolutions, space.widths)),
+        *(entries(space, n_classes, w, r) for r, w in product(resolutions, space.widths)),
         strict=True,
     )
     return [np.ascontiguousarray(np.moveaxis(np.stack(part), -1, 0)) for part in parts]

@@ -36,6 +36,8 @@ class Task(NamedTuple):
     version  : sizes of the archive and of what is scored;  budget : of the whole search
     crossover, depth_prior : of those who have a use for it
     begin    : genotypes that the first archive holds, such as the front of another data set; None
+    relax    : (laws, estimator, price, number) -> laws, moved along a gradient through the supernet
+               (`search.gradient`); None: there is no supernet
     cheap    : (X, share) -> F, measured on that share of the images, for that share of the cost;
                None: nothing here measures so
     """
@@ -52,6 +54,7 @@ class Task(NamedTuple):
     depth_prior: str = "uniform"
     cheap: Callable | None = None
     begin: Any = None
+    relax: Callable | None = None
 
     @property
     def M(self) -> int:

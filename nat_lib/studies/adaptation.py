@@ -4,13 +4,17 @@ import time
 from functools import partial
 
 import numpy as np
+import torch
 
 from nat_lib import files
 from nat_lib.errors import Refusal
+from nat_lib.evaluate import prepare, score
 from nat_lib.genotypes import as_text
+from nat_lib.relaxed import Relaxed
 from nat_lib.search import distributions, ensemble
 from nat_lib.search.objectives import OBJECTIVES, Subject
 from nat_lib.studies import scoring, warmup
+from nat_lib.studies.judging import unseen
 
 
 class Evaluate:
@@ -58,6 +62,26 @@ class Evaluate:
         size = self.recipe["nat_eval_batch_size"]
         errors = scoring.errors(self.nets, X, self.version, self.memory, self.data, size)
         return np.column_stack([errors, *(cost(X) for cost in self.costs)])
+
+    def cheap(self, X, share):
+        """As a call, on every so many-th validation image; not remembered."""
+        step, space = round(1 / share), self.run.space
+        errors = [self._cheap(arch, step) for arch in space.decode(X)]
+        return np.column_stack([errors, *(cost(X) for cost in self.costs)])
+
+    def _cheap(self, arch, step):
+        side, size = arch.resolution, self.recipe["nat_eval_batch_size"]
+        some = [
+            (x[::step].contiguous(memory_format=torch.channels_last), y[::step])
+            for x, y in self.data.eval_batches("val", side, size)
+        ]
+        return 100 - score(prepare(self.nets, arch, self.data, side), some).top1
+
+    def relax(self, laws, estimator, price, number):
+        """The laws of a gradient search, moved; see `relaxed.Relaxed`."""
+        batch, turns = self.recipe["nat_batch_size"], self.run.budget.iterations
+        moves = Relaxed(self.nets, self.data, batch, turns, self.params["seed"], unseen)
+        return moves(laws, estimator, price, number)
 
     def fit(self, X, errors, rng):
         """The predictor of this search, fitted to an archive."""

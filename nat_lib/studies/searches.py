@@ -204,7 +204,8 @@ def _search(run, warm, data, workers, processes, out):
     if done and strategy.adapts:
         evaluate.version = done[-1].number
     known = run.space, evaluate, evaluate.adapt, evaluate.fit, evaluate.costs
-    task = Task(*known, run.version, run.budget, p["seed"], p["crossover"], p["depth_prior"])
+    how = run.version, run.budget, p["seed"], p["crossover"], p["depth_prior"]
+    task = Task(*known, *how, cheap=evaluate.cheap, relax=evaluate.relax)
     steps = strategy.function(task, done[-1] if done else None)
     began, left = time.perf_counter(), run.budget.iterations + 1 - len(done)
     for step in machine.progress(steps, f"{cell.name}, iterations", left):
