@@ -293,9 +293,10 @@ def test_auto_takes_a_kit_that_ships_where_no_imagenet_weights_lie(monkeypatch, 
     monkeypatch.setattr(starts, "KITS", tmp_path)
     monkeypatch.setattr(starts, "STARTS", {"scratch": starts.STARTS["scratch"]})
     assert starts.best() == "scratch"
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / starts.PLAN_FILE).write_text("name: tiny\n")
-    assert starts.best() == "kit:tiny"
+    for name in ("small_images", "tiny_ee_d"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / starts.PLAN_FILE).write_text(f"name: {name}\n")
+        assert starts.best() == ("kit:tiny_ee_d" if name == "tiny_ee_d" else "scratch")
     here = starts.STARTS["scratch"]._replace(here=lambda: tmp_path)
     monkeypatch.setattr(starts, "STARTS", {"lite0": here})
     assert starts.best() == "lite0"

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
+from laboratory import lay_search
 from scipy.special import softmax
 
 from nat_lib import cells, data, files
@@ -554,6 +555,24 @@ def test_figures_show_every_strategy_that_ran_and_say_where_none_did(compared):
     assert len(drawn.critical_difference(results.ranks(found)).rows) == 3
     for figure in (drawn.anytime, drawn.fronts, drawn.critical_difference):
         assert figure(results.anytime(found)[:0])
+
+
+def test_searches_on_supernets_are_compared_by_one_reference(tmp_path):
+    rng = np.random.default_rng(0)
+    lay_search(tmp_path, rng, archive=12)
+    lay_search(tmp_path, rng, archive=12, seed=1)
+    lay_search(tmp_path, rng, objectives="acc+params")
+    found = results.supernets(tmp_path)
+    assert list(found.strategy) == ["nat"] * 3 and (found.scored >= 12).all()
+    macs = found[found.objectives == "acc+macs"]
+    F = []
+    for seed in (0, 1):
+        path = tmp_path / f"natv2_phases/digits_turned/EE_D_p4_acc+macs_s{seed}/archive.csv"
+        archive = pd.read_csv(path)
+        F.append(archive[archive.iteration == 2][["error", "macs"]].to_numpy())
+    point = pareto.reference(np.concatenate(F))
+    assert macs.hypervolume.tolist() == [pareto.hypervolume(f, point) for f in F]
+    assert results.supernets(tmp_path / "nothing").empty
 
 
 def test_the_study_leaves_cells_that_know_their_table(table, tmp_path):

@@ -12,15 +12,17 @@ import pandas as pd
 from scipy.stats import friedmanchisquare, studentized_range
 
 from nat_lib.cells import read_report
-from nat_lib.results import stats
+from nat_lib.results import chapter6, stats
 from nat_lib.results.claims import judge
 from nat_lib.results.printed import printed
 from nat_lib.results.values import COPIES, Store
-from nat_lib.search.strategies import STRATEGIES
+from nat_lib.search import pareto
+from nat_lib.search.strategies import DEFAULT, STRATEGIES
 
 STUDY = "search_strategies"
 ENOUGH = 0.95  # share of the true hypervolume
 ALPHA = 0.05
+COMPARED = ["dataset", "supernet", "phase", "objectives"]  # what searches must have in common
 COLUMNS = ["table", "noise", "strategy", "label", "seed", "evaluations"]
 MEASURES = ["hypervolume", "test", "regret"]
 
@@ -67,6 +69,37 @@ def transfers(out) -> pd.DataFrame:
         rows.append(told | {name: first.get(name) for name in ("random", "front")})
     columns = ["table", "other", "tau", "hypervolume", "regret", "random", "front"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def supernets(out) -> pd.DataFrame:
+    """The finished searches of notebook 04 that differ in nothing but strategy and seed, one row
+    each: what is left at the end, hypervolumes with one reference per comparison.
+
+    Scores of a strategy that adapts are those of its own, better trained supernet.
+    """
+    found = chapter6.searches(out)
+    rows = []
+    for row in found.itertuples():
+        params = read_report(row.folder)["params"]
+        archive = pd.read_csv(Path(row.folder) / "archive.csv")
+        last = archive[archive.iteration == archive.iteration.max()]
+        names = ["error", *row.objectives.split("+")[1:]]
+        strategy = params.get("strategy", DEFAULT)
+        told = {key: getattr(row, key) for key in COMPARED} | {"strategy": strategy}
+        told |= {"label": STRATEGIES[strategy].label, "seed": row.seed}
+        rows.append(told | {"F": last[names].to_numpy(float), "scored": _scored(archive)})
+    table = pd.DataFrame(rows, columns=[*COMPARED, "strategy", "label", "seed", "F", "scored"])
+    parts = []
+    for _, some in table.groupby(COMPARED, sort=False):
+        point = pareto.reference(np.concatenate(some.F.tolist()))
+        parts.append(some.assign(hypervolume=[pareto.hypervolume(F, point) for F in some.F]))
+    every = pd.concat(parts) if parts else table.assign(hypervolume=0.0)
+    return every.assign(best_top1=[100 - F[:, 0].min() for F in every.F]).drop(columns="F")
+
+
+def _scored(archive):
+    """Subnets that a search kept at some time."""
+    return archive.code.nunique()
 
 
 def _cells(out, name):

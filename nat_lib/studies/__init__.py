@@ -81,7 +81,8 @@ STUDIES = {
     "search_strategies": Study(
         switches.SearchStrategies,
         models.Tabling,
-        after=("aep_study", "ofav2_eps"),  # stop rules are replayed on the curves of the former
+        # stop rules are replayed on the curves of the first, its searches stand beside the tables
+        after=("aep_study", "ofav2_eps", "natv2_phases"),
         parts=parts.tables,
         work="nat_lib.studies.work:search_strategies",
     ),
