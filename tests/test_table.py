@@ -17,6 +17,7 @@ from nat_lib.evaluate import evaluate, prepare, score
 from nat_lib.report import bakeoff as drawn
 from nat_lib.results import bakeoff as results
 from nat_lib.search import evolution, fidelity, growing, guided, pareto, policies, ties
+from nat_lib.search import table as tables
 from nat_lib.search.archive import Budget, Version
 from nat_lib.search.strategies import STRATEGIES, TABULAR
 from nat_lib.search.table import CHEAP, Table, load, shipped
@@ -141,6 +142,17 @@ def test_a_table_comes_back_from_its_file_and_damage_is_told(table, tmp_path):
         load(str(path))
     with pytest.raises(Refusal, match="or a file"):
         load("nowhere")
+
+
+def test_a_table_ships_under_a_name_of_its_own(table, tmp_path, monkeypatch, capsys):
+    table.save(tmp_path / "table.npz")
+    monkeypatch.setattr(tables, "FOLDER", tmp_path / "tables")
+    (tmp_path / "tables").mkdir()
+    assert tables.main([str(tmp_path / "table.npz"), "mine"]) == 0
+    assert shipped() == ["mine"] and load("mine").about["name"] == "mine"
+    assert load("mine").hash == table.hash
+    assert tables.main([str(tmp_path / "table.npz"), "mine"]) == 2
+    assert "is there already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -11,6 +11,8 @@ of every backbone.  `studies.tabling` makes one from a trained supernet.
 
 import io
 import json
+import sys
+from argparse import ArgumentParser
 from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
@@ -147,3 +149,31 @@ def load(name: str) -> Table:
 def shipped() -> list[str]:
     """Names of the tables that ship with the kit."""
     return sorted(path.stem for path in FOLDER.glob("*.npz"))
+
+
+def ship(path: Path, name: str) -> Path:
+    """Put a table among those that ship, under a name of its own; returns its file."""
+    place = FOLDER / f"{name}.npz"
+    if place.exists():
+        raise Refusal(f"{place} is there already: delete it, or give the table another name")
+    table = load(str(path))
+    Table(table.columns, table.digests, table.about | {"name": name}).save(place)
+    return place
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Let a table ship with the kit: notebook 09 has made it in a cell of search_strategies."""
+    parser = ArgumentParser(prog="python -m nat_lib.search.table", description=main.__doc__)
+    parser.add_argument("file", type=Path, help="table.npz of a finished cell")
+    parser.add_argument("name", help="by which it is loaded")
+    given = parser.parse_args(argv)
+    try:
+        print(ship(given.file, given.name))
+    except Refusal as refusal:
+        print(f"nat_lib.search.table: {refusal}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
