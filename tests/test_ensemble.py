@@ -39,6 +39,15 @@ def test_the_genotype_names_any_set_of_exits():
     assert np.array_equal(VOTING.active(X), VOTING.active(VOTING.encode(VOTING.decode(X))))
 
 
+def test_a_predictor_sees_which_exits_answer():
+    archs = drawn(50)
+    Z = VOTING.features(VOTING.encode(archs))
+    assert Z.shape == (50, VOTING.n_var - 1 + 5)
+    wanted = [[e in arch.answering for e in VOTING.exits] for arch in archs]
+    assert np.array_equal(Z[:, -5:], wanted)
+    assert SINGLE.features(SINGLE.encode([SINGLE.arch()])).shape == (1, SINGLE.n_var)
+
+
 def test_what_lies_behind_the_last_exit_has_no_effect():
     arch = VOTING.arch(exit=2, also=(1,))
     other = replace(arch, kernel=(*arch.kernel[:8], *[3] * 12))

@@ -11,6 +11,7 @@ from scipy.special import softmax
 
 from nat_lib import cells, data, files
 from nat_lib.arch import Space
+from nat_lib.codes import EXITS
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import evaluate, prepare, score
@@ -22,7 +23,7 @@ from nat_lib.search.archive import Budget, Version
 from nat_lib.search.strategies import STRATEGIES, TABULAR
 from nat_lib.search.table import CHEAP, Table, load, shipped
 from nat_lib.search.task import Task
-from nat_lib.search.tied import EXITS, Tied
+from nat_lib.search.tied import Tied
 from nat_lib.studies import bakeoff, tabling
 from nat_lib.supernet import Supernet
 

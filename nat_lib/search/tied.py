@@ -12,8 +12,6 @@ from nat_lib.arch import Space
 from nat_lib.codes import Codes, constant
 from nat_lib.errors import Refusal
 
-EXITS = 2  # the variable that says which exits answer, as in a space with exits
-
 
 class Tied(Codes):
     """All constant subnets of a space, an `arch.Space`, whose `answers` say what may vote."""
@@ -73,20 +71,6 @@ class Tied(Codes):
     def active(self, X):
         """Every variable matters: the genotypes themselves."""
         return self.genotypes(X)
-
-    def features(self, X, kind="integer", mask_after_exit=False):
-        """Inputs of a predictor: as of all genotypes, but whether an exit answers is a column each;
-        the number of a set of exits says little."""
-        whole = super().features(X, kind)
-        if kind != "integer":
-            return whole
-        answers = self._answering[self.genotypes(X)[:, EXITS]]
-        return np.column_stack([np.delete(whole, EXITS, axis=1), answers])
-
-    @cached_property
-    def _answering(self):
-        """(sets, exits): 1.0 where an exit is in a set."""
-        return np.array([[float(e in some) for e in self.exits] for some in self.votes])
 
     def sample_genotypes(self, n, rng, by="search", depth_prior="uniform", repair=None):
         """(n, n_var): every variable uniform, whatever the other arguments say."""

@@ -13,6 +13,7 @@ from scipy.stats import kendalltau
 
 from nat_lib import cells, files
 from nat_lib.cells import open_cell
+from nat_lib.codes import EXITS
 from nat_lib.machine import progress, stream
 from nat_lib.search import ensemble, pareto
 from nat_lib.search.archive import Budget, Version
@@ -20,7 +21,6 @@ from nat_lib.search.fidelity import corrected
 from nat_lib.search.strategies import STRATEGIES
 from nat_lib.search.table import CHEAP, EXAMPLE, load
 from nat_lib.search.task import Task
-from nat_lib.search.tied import EXITS
 from nat_lib.studies import tabling
 from nat_lib.studies.parts import MADE
 

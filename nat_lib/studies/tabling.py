@@ -14,13 +14,14 @@ import numpy as np
 from nat_lib import cells, files, machine, starts
 from nat_lib.arch import SINGLE
 from nat_lib.cells import open_cell
+from nat_lib.codes import EXITS
 from nat_lib.cost import count
 from nat_lib.evaluate import prepare
 from nat_lib.genotypes import as_text
 from nat_lib.latency import machine_of
 from nat_lib.plans import NETWORKS
 from nat_lib.search.table import CHEAP, ERRORS, Table
-from nat_lib.search.tied import EXITS, Tied
+from nat_lib.search.tied import Tied
 from nat_lib.studies import inputs, scoring, warmup
 from nat_lib.studies.subsets import accuracies, exit_outputs
 
