@@ -4,7 +4,7 @@ import numpy as np
 
 from nat_lib.search import pareto
 from nat_lib.search.archive import distinct
-from nat_lib.search.task import fresh, growing, iteration, opened, renewed, steps
+from nat_lib.search.task import fresh, iteration, keeping_all, opened, renewed, steps
 from nat_lib.search.ties import levels
 
 BEAM = 10  # members of the archive that a level of PNAS grows
@@ -20,7 +20,7 @@ def pnas(task, start=None, beam=BEAM):
     measured. Without a limit on beam and candidates it lists the whole space.
     Source: PNAS, arXiv:1712.00559.
     """
-    task = growing(task)
+    task = keeping_all(task)
     now = opened(task, start)
     if start is None:
         yield now

@@ -6,7 +6,7 @@ from nat_lib.search import pareto
 from nat_lib.search.archive import renew
 from nat_lib.search.evolution import crossed, mutated
 from nat_lib.search.policies import targets
-from nat_lib.search.task import Task, fresh, growing, iteration, opened
+from nat_lib.search.task import Task, fresh, iteration, keeping_all, opened
 
 PARENTS = 0.25  # share of a population that OFA's evolution keeps
 
@@ -46,7 +46,7 @@ def nat(task, start=None):
 def nsganet(task, start=None):
     """NSGANetV2: as NATv2, but the weights stay, and the archive keeps all that was measured.
     Source: arXiv:2007.10396."""
-    return nat(growing(task)._replace(adapt=lambda X, number: None), start)
+    return nat(keeping_all(task)._replace(adapt=lambda X, number: None), start)
 
 
 def ofa(task, start=None):
@@ -58,7 +58,7 @@ def ofa(task, start=None):
     the predictor learns from. Source: arXiv:1908.09791, whose code keeps the elite and lets nothing
     age.
     """
-    task = growing(task)
+    task = keeping_all(task)
     now = opened(task, start, lambda task, now: {"limits": targets(now.F)})
     if start is None:
         yield now

@@ -74,7 +74,7 @@ class Task(NamedTuple):
         return stream(self.seed, f"search {purpose}", number)
 
 
-def growing(task: Task) -> Task:
+def keeping_all(task: Task) -> Task:
     """The same search with an archive that keeps all that was measured, whatever the version
     says."""
     return task._replace(version=task.version._replace(policy="append"))
