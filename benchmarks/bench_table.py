@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from nat_lib.search.strategies import TABULAR
+from nat_lib.search.strategies import tabular
 from nat_lib.search.table import load, shipped
 from nat_lib.studies.bakeoff import one_run
 
@@ -37,7 +37,7 @@ def main():
     table.query(X)
     found = {"look_ups_per_second": LOOK_UPS / (time.perf_counter() - began)}
     print(f"look-ups: {found['look_ups_per_second']:.2e} /s")
-    for name in TABULAR:
+    for name in tabular():
         seconds = []
         for seed in range(given.seeds):
             began = time.process_time()
@@ -45,9 +45,9 @@ def main():
             seconds.append(time.process_time() - began)
         found[name] = median(seconds)
         print(f"{name:24s} {found[name]:6.2f} s a run")
-    total = sum(found[name] for name in TABULAR) * SEEDS / CORES / 60
+    total = sum(found[name] for name in tabular()) * SEEDS / CORES / 60
     found["minutes"] = total
-    print(f"{len(TABULAR)} strategies, {SEEDS} seeds, {CORES} cores: {total:.1f} min")
+    print(f"{len(tabular())} strategies, {SEEDS} seeds, {CORES} cores: {total:.1f} min")
     if given.json:
         with open(given.json, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=1)

@@ -16,12 +16,12 @@ from nat_lib.errors import Refusal
 from nat_lib.relaxed import ESTIMATORS, Relaxed, expected_macs, frozen, mixed
 from nat_lib.search import gradient
 from nat_lib.search.archive import Budget
-from nat_lib.search.strategies import STRATEGIES, TABULAR
+from nat_lib.search.strategies import STRATEGIES, tabular
 from nat_lib.studies.judging import unseen
 from nat_lib.supernet import Supernets
 
 SPACE = Space("EE_D", (16, 20), (1.0,), (8, 8, 16, 24, 32, 40))
-FOLLOWED = [name for name in STRATEGIES if name not in TABULAR]
+FOLLOWED = [name for name in STRATEGIES if name not in tabular()]
 
 
 def one_hot(space, arch):

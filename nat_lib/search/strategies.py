@@ -61,4 +61,8 @@ STRATEGIES = {
     "compound": Strategy(growing.compound, "compound scaling", "#888888"),
     "random": Strategy(evolution.random_search, "random search", "#AA4499"),
 }
-TABULAR = [name for name, row in STRATEGIES.items() if not row.network]  # that a table can judge
+
+
+def tabular() -> list[str]:
+    """The rows that an exact table can judge."""
+    return [name for name, row in STRATEGIES.items() if not row.network]

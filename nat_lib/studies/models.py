@@ -17,7 +17,7 @@ from nat_lib.recipes import RECIPES
 from nat_lib.search import objectives
 from nat_lib.search.objectives import OBJECTIVES
 from nat_lib.search.predictors import PREDICTORS
-from nat_lib.search.strategies import TABULAR
+from nat_lib.search.strategies import tabular
 from nat_lib.studies.budgets import BUDGETS
 
 # ---------------------------------------------------------------------------- what may be asked for
@@ -200,7 +200,7 @@ class Tabling(Shrinking):
     # "made" of this supernet, one that ships, or a file
     tables: Annotated[list[str], Field(min_length=1), AfterValidator(distinct)]
     table_strategies: Annotated[
-        list[Literal[*TABULAR]], Field(min_length=1), AfterValidator(distinct)
+        list[Literal[*tabular()]], Field(min_length=1), AfterValidator(distinct)
     ]
     # standard deviation that is added to an error, in points
     table_noise: Annotated[list[Weight], Field(min_length=1), AfterValidator(distinct)]
