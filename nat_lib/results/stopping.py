@@ -30,7 +30,9 @@ def replayed(found: dict[str, np.ndarray]) -> pd.DataFrame:
     """
     rows = []
     for name, rule in STOP_RULES.items():
-        saved, lost, stopped, before, best = 0, [], 0, [], True
+        saved, stopped, best = 0, 0, True
+        lost: list[float] = []
+        before: list[np.ndarray] = []
         top = max((c.max() for c in found.values()), default=np.nan)
         for curve in found.values():
             at = stop_at(rule.function, curve, before)
