@@ -7,13 +7,12 @@ Source of "ofa": Once-for-All, arXiv:1908.09791, and the state dicts that its au
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 from nat_lib.errors import Refusal
-from nat_lib.files import ROOT, sha256_of
+from nat_lib.files import ROOT, read_json, sha256_of
 from nat_lib.machine import note
 from nat_lib.plans import NETWORKS
 from nat_lib.pretrained import PRETRAINED, Pretrained
@@ -178,8 +177,10 @@ def plain(depths, path, space, width, n_classes, seed, dropout):
 
 PLAN = "thesis"  # of starts that come with none of their own
 KITS = Path(__file__).parent / "kits"  # supernets that ship, a folder each
-FOR_PHOTOGRAPHS = ("tiny_ee_d",)  # of these, what `auto` may take: others are for smaller images
 PLAN_FILE = "plan.yaml"  # in such a folder
+PHOTOGRAPHS = (
+    48  # pixels: a kit that was trained on smaller images is none to begin photographs with
+)
 
 
 class Start(NamedTuple):
@@ -244,8 +245,12 @@ AUTO = "auto"  # ImageNet weights that are on this machine, otherwise a kit that
 def best() -> str:
     """The start that `auto` stands for on this machine."""
     here = (name for name, row in STARTS.items() if row.here())
-    shipped = (f"kit:{name}" for name in FOR_PHOTOGRAPHS if (KITS / name / PLAN_FILE).is_file())
-    return next(chain(here, shipped), "scratch")
+    shipped = (
+        (max(read_json(path)["params"]["space"]["resolutions"]), path.parent.name)
+        for path in KITS.glob("*/report.json")
+    )
+    size, kit = max(shipped, default=(0, None))
+    return next(here, f"kit:{kit}" if size >= PHOTOGRAPHS else "scratch")
 
 
 def settled(text: str) -> str:

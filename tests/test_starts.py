@@ -1,5 +1,6 @@
 """Starts: published weights compute here what they compute there, wrong ones are refused."""
 
+import json
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -293,10 +294,16 @@ def test_auto_takes_a_kit_that_ships_where_no_imagenet_weights_lie(monkeypatch, 
     monkeypatch.setattr(starts, "KITS", tmp_path)
     monkeypatch.setattr(starts, "STARTS", {"scratch": starts.STARTS["scratch"]})
     assert starts.best() == "scratch"
-    for name in ("small_images", "tiny_ee_d"):
+    for name, sizes, wanted in (
+        ("cifar", [24, 32], "scratch"),
+        ("tiny", [32, 64], "kit:tiny"),
+        ("larger", [96], "kit:larger"),
+        ("a_smaller_one", [48], "kit:larger"),
+    ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / starts.PLAN_FILE).write_text(f"name: {name}\n")
-        assert starts.best() == ("kit:tiny_ee_d" if name == "tiny_ee_d" else "scratch")
+        report = {"params": {"space": {"resolutions": sizes}}}
+        (tmp_path / name / "report.json").write_text(json.dumps(report))
+        assert starts.best() == wanted
     here = starts.STARTS["scratch"]._replace(here=lambda: tmp_path)
     monkeypatch.setattr(starts, "STARTS", {"lite0": here})
     assert starts.best() == "lite0"

@@ -1,5 +1,6 @@
 """Exact tables: the tied space, what a table knows, how one is made, strategies judged on it."""
 
+import shutil
 from dataclasses import replace
 from itertools import product
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from laboratory import lay_search
+from matplotlib.colors import to_hex
 from scipy.special import softmax
 
 from nat_lib import cells, data, files
@@ -16,6 +18,7 @@ from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.evaluate import evaluate, prepare, score
 from nat_lib.report import bakeoff as drawn
+from nat_lib.report.style import GREY
 from nat_lib.results import bakeoff as results
 from nat_lib.search import evolution, fidelity, growing, guided, pareto, policies, ties
 from nat_lib.search import table as tables
@@ -506,7 +509,7 @@ def compared(table, tmp_path_factory):
     params |= {"table_noise": [0, 2], "table_seeds": 4, "table_evaluations": 100}
     params |= {"predictor": "ridge", "profile": "test"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bakeoff, "opened", lambda *args: table)
+        patch.setattr(bakeoff, "table_of", lambda *args: table)
         bakeoff.run(params, None, out)
     return out
 
@@ -570,13 +573,32 @@ def test_figures_show_every_strategy_that_ran_and_say_where_none_did(compared):
         assert figure(results.anytime(found)[:0])
 
 
+def test_a_strategy_without_a_row_is_shown_last_and_in_grey(compared, tmp_path):
+    shutil.copytree(compared, tmp_path / "out")
+    for path in (tmp_path / "out" / results.STUDY).glob("*/random*/*"):
+        if path.name in ("report.json", "runs.csv"):
+            path.write_text(path.read_text().replace("random", "brand_new"))
+    found = results.runs(tmp_path / "out")
+    assert list(found.label.unique()) == ["NSGA-II", "compound scaling", "brand_new"]
+    figure = drawn.anytime(results.anytime(found))
+    assert figure.legends[0].texts[-1].get_text() == "brand_new"
+    assert to_hex(figure.legends[0].legend_handles[-1].get_color()) == GREY
+
+
+def test_one_seed_alone_is_not_judged(compared):
+    found = results.runs(compared).query("seed == 0")
+    store = results.store(found, compared)
+    assert not store.by_metric.get("bakeoff.hypervolume")
+    assert store.by_metric["bakeoff.single"]
+
+
 def test_searches_on_supernets_are_compared_by_one_reference(tmp_path):
     rng = np.random.default_rng(0)
     lay_search(tmp_path, rng, archive=12)
     lay_search(tmp_path, rng, archive=12, seed=1)
     lay_search(tmp_path, rng, objectives="acc+params")
     found = results.supernets(tmp_path)
-    assert list(found.strategy) == ["nat"] * 3 and (found.scored >= 12).all()
+    assert list(found.strategy) == ["nat"] * 3 and (found.kept >= 12).all()
     macs = found[found.objectives == "acc+macs"]
     F = []
     for seed in (0, 1):

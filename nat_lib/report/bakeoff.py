@@ -1,19 +1,23 @@
 """Figures of notebook 09: search strategies on exact tables."""
 
+from itertools import cycle
+
 import seaborn.objects as so
 from matplotlib import colormaps
 
 from nat_lib.report import panels
 from nat_lib.report.style import GREY, thesis_style
+from nat_lib.results.bakeoff import in_order
 from nat_lib.search.strategies import STRATEGIES
 
 NOTHING = "no strategy has run"
 
 
 def _palette(rows):
-    """{label: colour} of the strategies that occur, in the order of their table."""
-    present = set(rows.strategy)
-    return {row.label: row.colour for name, row in STRATEGIES.items() if name in present}
+    """{label: colour} of the strategies that occur, in the order of their table; what it lacks
+    comes last, in grey."""
+    known = {row.label: row.colour for row in STRATEGIES.values()}
+    return {label: known.get(label, GREY) for label in in_order(rows.label)}
 
 
 def _first(rows):
@@ -30,16 +34,8 @@ def anytime(rows, measure="hypervolume", name="share of the true hypervolume"):
     if rows.empty:
         return panels.empty(NOTHING)
     shown, colours = _first(rows), _palette(rows)
-    drawn = (
-        panels.plot(shown, x="evaluations", y=measure, color="label")
-        .add(so.Line(linewidth=1.4), legend=False)
-        .scale(color=colours, x="log")
-    )
-    fig, ax = panels.single(drawn, (6.4, 4.2), "networks evaluated", name)
-    panels.log_ticks(ax)
-    panels.legend(fig, *panels.of_colours(colours))
-    fig.rows = shown
-    return fig
+    texts, looks = ("networks evaluated", name), {"dots": False, "lines": True, "log": True}
+    return panels.coloured(shown, "evaluations", measure, "label", colours, texts, **looks)
 
 
 @thesis_style
@@ -57,18 +53,10 @@ def fronts(rows):
         value_name="top1",
     )
     long["split"] = long.split.map({"val_top1": "validation", "test_top1": "test"})
-    named = [f"{t}, {s}" for t, s in zip(long.table, long.split, strict=True)]
-    colours = dict(zip(dict.fromkeys(named), colormaps["tab10"].colors, strict=False))
-    drawn = (
-        panels.plot(long.assign(named=named), x="macs", y="top1", color="named")
-        .add(so.Dot(pointsize=3.5), legend=False)
-        .scale(x="log", color=colours)
-    )
-    fig, ax = panels.single(drawn, (6.4, 3.8), "MACs (millions)", "top-1 (%)")
-    panels.log_ticks(ax)
-    panels.legend(fig, *panels.of_colours(colours))
-    fig.rows = long
-    return fig
+    long["named"] = long.table + ", " + long.split
+    colours = dict(zip(dict.fromkeys(long.named), cycle(colormaps["tab10"].colors)))
+    texts = "MACs (millions)", "top-1 (%)"
+    return panels.coloured(long, "macs", "top1", "named", colours, texts, log=True)
 
 
 @thesis_style

@@ -85,6 +85,26 @@ def single(drawn, size, x_text, y_text):
     return fig, ax
 
 
+def coloured(rows, x, y, color, colours, texts, dots=True, lines=False, log=False):
+    """One plot of points or lines in colours, its legend beside it.
+
+    x, y, color : columns of `rows`;  colours : {value of the column `color`: colour}
+    texts       : labels of both axes;  log : is x logarithmic?
+    """
+    drawn = plot(rows, x=x, y=y, color=color)
+    if dots:
+        drawn = drawn.add(so.Dot(pointsize=4), legend=False)
+    if lines:
+        drawn = drawn.add(so.Line(linewidth=1.4), legend=False)
+    drawn = drawn.scale(color=colours, **({"x": "log"} if log else {}))
+    fig, ax = single(drawn, (6.4, 4.0), *texts)
+    if log:
+        log_ticks(ax)
+    legend(fig, *of_colours(colours))
+    fig.rows = rows
+    return fig
+
+
 def grid(drawn, frame, rows, columns, size, ylabel, x=False, y="row", why=NOT_RUN):
     """Panels for every row and column of which `frame` has something; the others are named below.
 

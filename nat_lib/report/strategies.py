@@ -31,7 +31,10 @@ def course(rows):
     means = shown.groupby(["arm", "label", "look"], sort=False)[["cost", "hypervolume"]]
     means = means.mean().reset_index()
     means["cost"] /= 1e12
-    return _drawn(means, "cost", "hypervolume", "training (10^12 MACs)", "hypervolume", joined=True)
+    texts = "training (10^12 MACs)", "hypervolume"
+    return panels.coloured(
+        means, "cost", "hypervolume", "label", _palette(means), texts, lines=True
+    )
 
 
 @thesis_style
@@ -43,22 +46,8 @@ def panel(rows):
     if rows.empty:
         return panels.empty(NOTHING)
     shown = rows.assign(macs=rows.macs / 1e6).sort_values("macs")
-    return _drawn(shown, "macs", "test_top1", "MACs (millions)", "test top-1 (%)", log=True)
-
-
-def _drawn(rows, x, y, xlabel, ylabel, joined=False, log=False):
-    """One plot with a colour per arm; its legend lies beside it."""
-    colours = _palette(rows)
-    drawn = panels.plot(rows, x=x, y=y, color="label").add(so.Dot(pointsize=4), legend=False)
-    if joined:
-        drawn = drawn.add(so.Line(), legend=False)
-    drawn = drawn.scale(color=colours, **({"x": "log"} if log else {}))
-    fig, ax = panels.single(drawn, (6.4, 3.8), xlabel, ylabel)
-    if log:
-        panels.log_ticks(ax)
-    panels.legend(fig, *panels.of_colours(colours))
-    fig.rows = rows
-    return fig
+    texts = "MACs (millions)", "test top-1 (%)"
+    return panels.coloured(shown, "macs", "test_top1", "label", _palette(shown), texts, log=True)
 
 
 @thesis_style

@@ -73,7 +73,8 @@ def transfers(out) -> pd.DataFrame:
 
 def supernets(out) -> pd.DataFrame:
     """The finished searches of notebook 04 that differ in nothing but strategy and seed, one row
-    each: what is left at the end, hypervolumes with one reference per comparison.
+    each: what is left at the end, how many subnets it `kept` at some time, hypervolumes with one
+    reference per comparison.
 
     Scores of a strategy that adapts are those of its own, better trained supernet.
     """
@@ -86,9 +87,9 @@ def supernets(out) -> pd.DataFrame:
         names = ["error", *row.objectives.split("+")[1:]]
         strategy = params.get("strategy", DEFAULT)
         told = {key: getattr(row, key) for key in COMPARED} | {"strategy": strategy}
-        told |= {"label": STRATEGIES[strategy].label, "seed": row.seed}
-        rows.append(told | {"F": last[names].to_numpy(float), "scored": _scored(archive)})
-    table = pd.DataFrame(rows, columns=[*COMPARED, "strategy", "label", "seed", "F", "scored"])
+        told |= {"label": label_of(strategy), "seed": row.seed}
+        rows.append(told | {"F": last[names].to_numpy(float), "kept": archive.code.nunique()})
+    table = pd.DataFrame(rows, columns=[*COMPARED, "strategy", "label", "seed", "F", "kept"])
     parts = []
     for _, some in table.groupby(COMPARED, sort=False):
         point = pareto.reference(np.concatenate(some.F.tolist()))
@@ -97,9 +98,16 @@ def supernets(out) -> pd.DataFrame:
     return every.assign(best_top1=[100 - F[:, 0].min() for F in every.F]).drop(columns="F")
 
 
-def _scored(archive):
-    """Subnets that a search kept at some time."""
-    return archive.code.nunique()
+def label_of(strategy: str) -> str:
+    """How a strategy is called; one that its table lacks by its own name."""
+    return STRATEGIES[strategy].label if strategy in STRATEGIES else strategy
+
+
+def in_order(labels) -> list[str]:
+    """Every label once, in the order of the table of strategies; then what it lacks."""
+    known = [row.label for row in STRATEGIES.values()]
+    found = list(dict.fromkeys(labels))
+    return [label for label in known if label in found] + [x for x in found if x not in known]
 
 
 def _cells(out, name):
@@ -115,11 +123,11 @@ def runs(out) -> pd.DataFrame:
     for path in sorted((Path(out) / STUDY).glob("*/*/runs.csv")):
         params = read_report(path.parent)["params"]
         told = {"table": params["table"], "noise": float(params["noise"])}
-        label = STRATEGIES[params["strategy"]].label
+        label = label_of(params["strategy"])
         parts.append(pd.read_csv(path).assign(**told, label=label))
     every = pd.concat(parts) if parts else pd.DataFrame(columns=[*COLUMNS, *MEASURES])
-    order = every.strategy.map(list(STRATEGIES).index) if parts else every.strategy
-    every = every.assign(order=order).sort_values(
+    places = {label: i for i, label in enumerate(in_order(every.label))}
+    every = every.assign(order=every.label.map(places)).sort_values(
         ["table", "noise", "order", "seed", "evaluations"], kind="stable"
     )
     return every[[*COLUMNS, *MEASURES]].reset_index(drop=True)
@@ -194,7 +202,10 @@ def judged(found, out, copies=COPIES) -> pd.DataFrame:
 
 def store(found, out) -> Store:
     """bakeoff.hypervolume by strategy, errors ("exact", "noisy") and at ("half", "end") of the
-    evaluations, a value per seed on the first table; bakeoff.single, what single exits reach."""
+    evaluations, a value per seed on the first table; bakeoff.single, what single exits reach.
+
+    One seed alone is not judged: nothing tells its noise.
+    """
     values = Store()
     first = found[found.table == found.table.iloc[0]] if len(found) else found
     rows = []
@@ -205,7 +216,7 @@ def store(found, out) -> Store:
         rows += [told | {"at": "half", "value": half.iloc[-1]}]
     frame = pd.DataFrame(rows, columns=["strategy", "errors", "seed", "at", "value"])
     dims = ["strategy", "errors", "at"]
-    each = stats.over_seeds(frame.assign(single=0.0), dims, "value", "single")
+    each = stats.over_seeds(frame.assign(single=np.nan), dims, "value", "single")
     values.fill("bakeoff.hypervolume", each.assign(comparable=True), dims)
     for share in tables(out).single_exits[:1]:
         values.add("bakeoff.single", {}, share)

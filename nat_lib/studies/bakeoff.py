@@ -38,7 +38,7 @@ def run(params, data, out):
 
     data : () -> the images of the supernets; tables that are there need none
     """
-    tables = [opened(params, name, data, out) for name in params["tables"]]
+    tables = [table_of(params, name, data, out) for name in params["tables"]]
     for one, other in permutations(tables, 2):
         if one.space.shape == other.space.shape:
             run_transfer(params, one, other, out)
@@ -50,7 +50,7 @@ def run(params, data, out):
                 run_strategy(params, table, strategy, noise, out)
 
 
-def opened(params, name, data, out):
+def table_of(params, name, data, out):
     """A table: of the supernets at hand, or one that ships, or a file."""
     if name != MADE:
         return load(name)
