@@ -8,6 +8,7 @@ Source: Once-for-All, arXiv:1908.09791; thesis 3.2.2 and 3.3.
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from nat_lib.cost import count
 from nat_lib.errors import Refusal
 from nat_lib.exits import ensemble
 from nat_lib.latency import measure
+from nat_lib.supernet import voted
 
 MEMORY = 2 << 30  # bytes of activations that scoring may hold at a time
 WIDENING = 64  # no layer of the known networks holds more than so many times its images
@@ -122,32 +124,31 @@ def _fold(network):
     return network.to(memory_format=torch.channels_last)
 
 
-@torch.inference_mode()
 def score(network, batches, weights=None):
     """Score of a network in eval mode over (images, labels) batches; of the weighted ensemble of
     several exits."""
-    totals = _totals(network, batches, weights)
-    return Score(*(totals[-1] / totals[-1, -1])[:3].tolist())
+    return score_exits(network, batches, weights)[0]
 
 
 @torch.inference_mode()
 def score_exits(network, batches, weights):
     """[Score of the ensemble, Score of exit 1, ...] of a network that returns several logits."""
-    totals = _totals(network, batches, weights)
-    return [Score(*(t / t[-1])[:3].tolist()) for t in (totals[-1], *totals[:-1])]
+    return _scores(
+        network,
+        batches,
+        lambda out: [ensemble(out, weights), *out] if isinstance(out, list) else [out],
+    )
 
 
-def _totals(network, batches, weights):
-    """(outputs, 4) sums of loss, 100 * correct, 100 * correct in five, images; the last row is what
-    is reported."""
+def _scores(network, batches, answers):
+    """A Score per answer; answers(what the network returns) -> [(B, K) logits]."""
     totals = 0
     for x, y in batches:
         for images, labels in in_memory(network, x, y):
             ledger.passed(network, images)
-            out = network(images)
-            outputs = [*out, ensemble(out, weights)] if isinstance(out, list) else [out]
-            totals = totals + torch.stack([_sums(o.float(), labels) for o in outputs])
-    return totals.double()
+            given = answers(network(images))
+            totals = totals + torch.stack([_sums(logits.float(), labels) for logits in given])
+    return [Score(*(t / t[-1])[:3].tolist()) for t in totals.double()]
 
 
 def in_memory(network, x, y):
@@ -201,20 +202,18 @@ def prepare(net, arch, data, resolution, exits=None):
 
 
 def families(archs, space) -> list[list[int]]:
-    """Indices of subnets that differ in nothing but how early they leave, the deepest one first:
+    """Indices of subnets that differ in nothing but the exits that answer, the deepest one first:
     what one passes, the others pass too."""
     found: list[list[int]] = []
     of: dict[Arch, list[int]] = {}
     for i in sorted(range(len(archs)), key=lambda i: -archs[i].exit):
-        family = of.get(archs[i].canonical())
-        if archs[i].also:
-            found.append([i])
-            continue
+        backbone = replace(archs[i], also=())
+        family = of.get(backbone.canonical())
         if family is None:
             family = []
             found.append(family)
             for exit in space.exits[: space.exits.index(archs[i].exit) + 1]:
-                of.setdefault(replace(archs[i], exit=exit).canonical(), family)
+                of.setdefault(replace(backbone, exit=exit).canonical(), family)
         family.append(i)
     return found
 
@@ -229,17 +228,17 @@ def score_many(net, archs, data, batches) -> Iterator[tuple[int, Score]]:
     batches : function of the resolution: (images, labels) batches
     """
     for family in families(archs, net.space):
-        deepest = archs[family[0]]
-        if deepest.also:  # its vote is its own
-            network = prepare(net, deepest, data, deepest.resolution)
-            yield family[0], score(network, batches(deepest.resolution))
-            continue
-        exits = sorted({archs[i].exit for i in family})
-        network = prepare(net, deepest, data, deepest.resolution, exits)
-        totals = _totals(network, batches(deepest.resolution), [1.0] * len(exits))
-        for i in family:
-            row = totals[exits.index(archs[i].exit)]
-            yield i, Score(*(row / row[-1])[:3].tolist())
+        sets, side = [archs[i].answering for i in family], archs[family[0]].resolution
+        exits = sorted({exit for some in sets for exit in some})
+        network = prepare(net, archs[family[0]], data, side, exits)
+        answers = partial(_answers, net.space, exits, sets)
+        yield from zip(family, _scores(network, batches(side), answers), strict=True)
+
+
+def _answers(space, exits, sets, logits):
+    """What each of these sets of exits answers, from the logits of `exits`, positions too."""
+    of = dict(zip(exits, logits, strict=True))
+    return [voted(space.vote(some), [of[exit] for exit in some]) for some in sets]
 
 
 def evaluate(net, arch, data, batch_size=100, measure_latency=False):

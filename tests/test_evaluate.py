@@ -113,6 +113,9 @@ def test_many_subnets_score_as_each_alone(name):
     archs = space.grid(choices, (16, 24), 1.0)
     archs = [archs[i] for i in np.random.default_rng(0).permutation(len(archs))[:24]]
     archs += [replace(archs[0], exit=space.exits[0]), archs[1]]
+    if space.early_exits:  # sets of exits of one backbone, and of another that goes less deep
+        archs += [replace(archs[2], exit=5, also=some) for some in ((), (1,), (2, 4), (1, 2, 3, 4))]
+        archs += [replace(archs[2], exit=3, also=(2,)), replace(archs[2], exit=3, also=())]
     pictures = {r: [(images(9, r, seed=r), torch.arange(9) % 6)] for r in (16, 24)}
     data = SimpleNamespace(calibration_batches=lambda r: [images(6, r), images(5, r, 1)])
     found = dict(evaluate.score_many(net, archs, data, pictures.__getitem__))
@@ -124,3 +127,4 @@ def test_many_subnets_score_as_each_alone(name):
     assert sorted(i for group in groups for i in group) == list(range(len(archs)))
     if space.early_exits:
         assert len(groups) < len(archs) / 1.5
+        assert len([group for group in groups if {*group} & {*range(26, 32)}]) == 1

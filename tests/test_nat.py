@@ -9,12 +9,12 @@ import pytest
 import torch
 import yaml
 
-from nat_lib import evaluate as evaluate_module
 from nat_lib import files, machine
 from nat_lib.arch import Space
 from nat_lib.cells import Cell
 from nat_lib.cost import count
 from nat_lib.errors import Refusal
+from nat_lib.evaluate import score_many
 from nat_lib.genotypes import as_text, from_text
 from nat_lib.results import chapter6
 from nat_lib.run.params import load_params
@@ -109,7 +109,7 @@ def test_the_weights_adapt_and_every_member_is_scored_again(straight):
 @pytest.mark.parametrize("straight", [1], indirect=True)
 def test_a_finished_search_is_only_read(straight, searching, monkeypatch):
     phase, out, at = straight
-    monkeypatch.setattr(scoring, "evaluate", None)
+    monkeypatch.setattr(scoring, "score_many", None)
     assert searched(searching, out, phase) == files.read_json(at / "report.json")
 
 
@@ -125,16 +125,17 @@ def test_a_killed_search_goes_on_and_ends_with_the_same_archive(
     straight, searching, tmp_path, monkeypatch, stop
 ):
     phase, _, at = straight
-    evaluate, tested, calls = evaluate_module.evaluate, returned.tested, []
+    tested, calls = returned.tested, []
     first = 6 if phase == 1 else 12
     left = {"first archive": 3, "candidates": first + 1, "again": first + 4}.get(stop, 10**6)
     draws = iter(range(10**6))
 
-    def dying(net, arch, *args):
-        if len(calls) == left:
-            raise KeyboardInterrupt
-        calls.append(arch)
-        return evaluate(net, arch, *args)
+    def dying(net, archs, *args):
+        for i, scores in score_many(net, archs, *args):
+            if len(calls) == left:
+                raise KeyboardInterrupt
+            calls.append(archs[i])
+            yield i, scores
 
     def dying_draw(*args, **kwargs):
         if next(draws) == 9:  # 8 draws per adaptation: in the second one
@@ -142,7 +143,7 @@ def test_a_killed_search_goes_on_and_ends_with_the_same_archive(
         return sample(*args, **kwargs)
 
     sample = distributions.sample
-    monkeypatch.setattr(scoring, "evaluate", dying)
+    monkeypatch.setattr(scoring, "score_many", dying)
     if stop == "adaptation":
         monkeypatch.setattr(distributions, "sample", dying_draw)
     if stop == "test":
@@ -401,18 +402,19 @@ def test_another_strategy_is_a_search_of_its_own_that_goes_on_after_a_kill(
     name = f"BASE_p1_acc+macs_{strategy}_s0"
     report = searched(searching, straight, strategy=strategy)
     assert report["params"]["strategy"] == strategy and report["name"].endswith(name)
-    evaluate, calls = evaluate_module.evaluate, []
+    calls = []
 
     def dying(*args):
-        if len(calls) == 9:  # six of the first archive, two of iteration 1, one of iteration 2
-            raise KeyboardInterrupt
-        calls.append(args)
-        return evaluate(*args)
+        for scored in score_many(*args):
+            if len(calls) == 9:  # six of the first archive, two of iteration 1, one of iteration 2
+                raise KeyboardInterrupt
+            calls.append(scored)
+            yield scored
 
-    monkeypatch.setattr(scoring, "evaluate", dying)
+    monkeypatch.setattr(scoring, "score_many", dying)
     with pytest.raises(KeyboardInterrupt):
         searched(searching, killed, strategy=strategy)
-    monkeypatch.setattr(scoring, "evaluate", evaluate)
+    monkeypatch.setattr(scoring, "score_many", score_many)
     searched(searching, killed, strategy=strategy)
     ours, theirs = (out / searches.STUDY / "digits_turned" / name for out in (killed, straight))
     for file in ("archive.csv", "candidates.csv", "evaluations.0.jsonl"):

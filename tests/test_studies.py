@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from nat_lib import arch, files
-from nat_lib import evaluate as evaluate_module
 from nat_lib.cells import open_cell
 from nat_lib.errors import Refusal
+from nat_lib.evaluate import score_many
 from nat_lib.exit_weights import MODES
 from nat_lib.genotypes import from_text
 from nat_lib.results import chapter6
@@ -56,24 +56,25 @@ def test_the_study_scores_once_and_fits_every_predictor_on_the_same_sets(compare
         and fits.spearman.between(-1, 1).all()
     )
     assert not fits.duplicated(["predictor", "encoding", "size", "repeat"]).any()
-    monkeypatch.setattr(scoring, "evaluate", None)  # another predictor needs no network
+    monkeypatch.setattr(scoring, "score_many", None)  # another predictor needs no network
     report, _ = compared(predictors=["svr"])
     assert report["metrics"]["fits"] == 8
 
 
 def test_a_killed_study_scores_only_what_is_left(compared, monkeypatch):
-    evaluate, calls = evaluate_module.evaluate, []
+    calls, most = [], 7
 
-    def dying(*args):
-        if len(calls) == 7:
-            raise KeyboardInterrupt
-        calls.append(args)
-        return evaluate(*args)
+    def counted(*args):
+        for scored in score_many(*args):
+            if len(calls) == most:
+                raise KeyboardInterrupt
+            calls.append(scored)
+            yield scored
 
-    monkeypatch.setattr(scoring, "evaluate", dying)
+    monkeypatch.setattr(scoring, "score_many", counted)
     with pytest.raises(KeyboardInterrupt):
         compared()
-    monkeypatch.setattr(scoring, "evaluate", lambda *args: calls.append(args) or evaluate(*args))
+    most = 10**6
     _, home = compared()
     scores = pd.read_csv(home / "scores/scores.csv")
     space = arch.Space.from_dict(files.read_json(home / "scores/params.json")["params"]["space"])

@@ -6,18 +6,15 @@ import seaborn.objects as so
 from matplotlib import colormaps
 
 from nat_lib.report import panels
-from nat_lib.report.style import GREY, thesis_style
-from nat_lib.results.bakeoff import in_order
+from nat_lib.report.style import GREY, palette, thesis_style
 from nat_lib.search.strategies import STRATEGIES
 
 NOTHING = "no strategy has run"
 
 
 def _palette(rows):
-    """{label: colour} of the strategies that occur, in the order of their table; what it lacks
-    comes last, in grey."""
-    known = {row.label: row.colour for row in STRATEGIES.values()}
-    return {label: known.get(label, GREY) for label in in_order(rows.label)}
+    """{label: colour} of the strategies that occur, see `style.palette`."""
+    return palette(rows.label, {row.label: row.colour for row in STRATEGIES.values()})
 
 
 def _first(rows):
@@ -34,8 +31,8 @@ def anytime(rows, measure="hypervolume", name="share of the true hypervolume"):
     if rows.empty:
         return panels.empty(NOTHING)
     shown, colours = _first(rows), _palette(rows)
-    texts, looks = ("networks evaluated", name), {"dots": False, "lines": True, "log": True}
-    return panels.coloured(shown, "evaluations", measure, "label", colours, texts, **looks)
+    looks = {"texts": ("networks evaluated", name), "marks": [panels.LINE], "log": True}
+    return panels.coloured(shown, "evaluations", measure, "label", colours, **looks)
 
 
 @thesis_style

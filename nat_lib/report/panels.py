@@ -30,6 +30,7 @@ WIDE = 8.5  # characters of small text on an inch
 # a layer of error bars on the rows of `with_errors`: dark, or in the colour of its points
 ERRORS = so.Range(color="#333333", linewidth=0.8)
 OWN_ERRORS = so.Range(linewidth=0.8)
+POINT, LINE = so.Dot(pointsize=4), so.Line(linewidth=1.4)
 OF_ERRORS = {"ymin": "low", "ymax": "high", "group": "at", "legend": False}
 
 
@@ -85,17 +86,15 @@ def single(drawn, size, x_text, y_text):
     return fig, ax
 
 
-def coloured(rows, x, y, color, colours, texts, dots=True, lines=False, log=False):
-    """One plot of points or lines in colours, its legend beside it.
+def coloured(rows, x, y, color, colours, texts, marks=(POINT,), log=False):
+    """One plot in colours, its legend beside it.
 
     x, y, color : columns of `rows`;  colours : {value of the column `color`: colour}
-    texts       : labels of both axes;  log : is x logarithmic?
+    texts       : labels of both axes;  marks : of POINT and LINE;  log : is x logarithmic?
     """
     drawn = plot(rows, x=x, y=y, color=color)
-    if dots:
-        drawn = drawn.add(so.Dot(pointsize=4), legend=False)
-    if lines:
-        drawn = drawn.add(so.Line(linewidth=1.4), legend=False)
+    for mark in marks:
+        drawn = drawn.add(mark, legend=False)
     drawn = drawn.scale(color=colours, **({"x": "log"} if log else {}))
     fig, ax = single(drawn, (6.4, 4.0), *texts)
     if log:

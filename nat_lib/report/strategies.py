@@ -5,7 +5,7 @@ from matplotlib import colormaps
 
 from nat_lib.arms import ARMS
 from nat_lib.report import panels
-from nat_lib.report.style import thesis_style
+from nat_lib.report.style import palette, thesis_style
 
 NOTHING = "no arm is finished"
 STRONG, PALE = colormaps["tab20"].colors[::2], colormaps["tab20"].colors[1::2]
@@ -13,9 +13,8 @@ COLOURS = dict(zip(ARMS, (*STRONG, *PALE) * 2, strict=False))
 
 
 def _palette(rows):
-    """{label: colour} of the arms that occur, in the order of their table."""
-    present = set(rows.arm)
-    return {arm.label: COLOURS[name] for name, arm in ARMS.items() if name in present}
+    """{label: colour} of the arms that occur, see `style.palette`."""
+    return palette(rows.label, {arm.label: COLOURS[name] for name, arm in ARMS.items()})
 
 
 @thesis_style
@@ -31,10 +30,8 @@ def course(rows):
     means = shown.groupby(["arm", "label", "look"], sort=False)[["cost", "hypervolume"]]
     means = means.mean().reset_index()
     means["cost"] /= 1e12
-    texts = "training (10^12 MACs)", "hypervolume"
-    return panels.coloured(
-        means, "cost", "hypervolume", "label", _palette(means), texts, lines=True
-    )
+    texts, marks = ("training (10^12 MACs)", "hypervolume"), (panels.POINT, panels.LINE)
+    return panels.coloured(means, "cost", "hypervolume", "label", _palette(means), texts, marks)
 
 
 @thesis_style

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import friedmanchisquare, studentized_range
 
 from nat_lib.cells import read_report
-from nat_lib.results import chapter6, stats
+from nat_lib.results import chapter6, names, stats
 from nat_lib.results.claims import judge
 from nat_lib.results.printed import printed
 from nat_lib.results.values import COPIES, Store
@@ -103,13 +103,6 @@ def label_of(strategy: str) -> str:
     return STRATEGIES[strategy].label if strategy in STRATEGIES else strategy
 
 
-def in_order(labels) -> list[str]:
-    """Every label once, in the order of the table of strategies; then what it lacks."""
-    known = [row.label for row in STRATEGIES.values()]
-    found = list(dict.fromkeys(labels))
-    return [label for label in known if label in found] + [x for x in found if x not in known]
-
-
 def _cells(out, name):
     """(folder, parameters, metrics) of the finished cells of a name, of every table."""
     for path in sorted((Path(out) / STUDY).glob(f"*/{name}/report.json")):
@@ -126,7 +119,7 @@ def runs(out) -> pd.DataFrame:
         label = label_of(params["strategy"])
         parts.append(pd.read_csv(path).assign(**told, label=label))
     every = pd.concat(parts) if parts else pd.DataFrame(columns=[*COLUMNS, *MEASURES])
-    places = {label: i for i, label in enumerate(in_order(every.label))}
+    places = names.ranks(*(row.label for row in STRATEGIES.values()), *every.label)
     every = every.assign(order=every.label.map(places)).sort_values(
         ["table", "noise", "order", "seed", "evaluations"], kind="stable"
     )

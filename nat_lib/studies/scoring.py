@@ -9,7 +9,7 @@ from nat_lib import files, latency, latency_table, ledger, machine
 from nat_lib.cells import compute, open_cell
 from nat_lib.distributed import first_rank_first, gathered, ranks
 from nat_lib.errors import Refusal
-from nat_lib.evaluate import evaluate
+from nat_lib.evaluate import score_many
 from nat_lib.genotypes import as_text
 
 TABLES = "natv2_phases"  # the study under which latency tables lie, one for all searches
@@ -42,8 +42,10 @@ class Memory:
         gathered([None])  # no process adds a line before all have read
 
     def measured(self, version, codes, measure):
-        """The rows of all codes; measure(i) -> dict is called for codes not yet known, shared among
-        processes."""
+        """The rows of all codes.
+
+        measure(indices of codes not yet known, this process's share) -> iterator of (index, row)
+        """
         first = {c: i for i, c in reversed(list(enumerate(codes)))}
         missing = [i for c, i in first.items() if (version, c) not in self.known]
         missing.sort()
@@ -51,8 +53,9 @@ class Memory:
         if missing:
             say = f"{self.path.parent.name}, scoring"
             fresh = []
-            for i in machine.progress(missing[rank::world], say):
-                row = {"version": version, "code": codes[i], **files.plain(measure(i))}
+            mine = missing[rank::world]
+            for i, values in machine.progress(measure(mine), say, len(mine)):
+                row = {"version": version, "code": codes[i], **files.plain(values)}
                 files.append_text(self.path, json.dumps(row) + "\n")
                 ledger.save()
                 fresh.append(((version, codes[i]), _values(row)))
@@ -89,9 +92,13 @@ def errors(nets, X, version, memory, data, batch_size):
     `version`-th."""
     archs = nets.space.decode(X)
 
-    def measure(i):
-        record = evaluate(nets, archs[i], data, batch_size)
-        return {name: getattr(record, name) for name in ("val_top1", "val_top5", "val_loss")}
+    def batches(side):
+        return data.eval_batches("val", side, batch_size)
+
+    def measure(some):
+        for place, score in score_many(nets, [archs[i] for i in some], data, batches):
+            named = {f"val_{name}": value for name, value in score._asdict().items()}
+            yield some[place], named
 
     rows = memory.measured(version, [as_text(x) for x in nets.space.active(X)], measure)
     return np.array([100 - row["val_top1"] for row in rows])
@@ -111,9 +118,10 @@ def latencies(nets, runs, cell):
     def measured(X):
         archs = space.decode(X)
 
-        def measure(i):
-            network = nets.extract(archs[i]).eval()
-            return latency.measure(network, archs[i].resolution, runs, runs)._asdict()
+        def measure(some):
+            for i in some:
+                network = nets.extract(archs[i]).eval()
+                yield i, latency.measure(network, archs[i].resolution, runs, runs)._asdict()
 
         rows = memory.measured(NO_WEIGHTS, [as_text(x) for x in space.active(X)], measure)
         return np.array([row["ms"] for row in rows])
