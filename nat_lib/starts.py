@@ -178,9 +178,7 @@ def plain(depths, path, space, width, n_classes, seed, dropout):
 PLAN = "thesis"  # of starts that come with none of their own
 KITS = Path(__file__).parent / "kits"  # supernets that ship, a folder each
 PLAN_FILE = "plan.yaml"  # in such a folder
-PHOTOGRAPHS = (
-    48  # pixels: a kit that was trained on smaller images is none to begin photographs with
-)
+PHOTOGRAPHS = 48  # pixels that a kit must have been trained at for `auto` to take it
 
 
 class Start(NamedTuple):
